@@ -1,0 +1,83 @@
+"""Actions as text, with BrowserGym's names and WebArena's `[id]` arguments.
+
+    click [3]            fill [1] Renda          select_option [2] Bobine
+    press [1] Enter      hover [3]               noop
+
+The same grammar rules both worlds: what does not parse is invalid in the dream
+as it is in the browser, by rule and not by imagination.
+"""
+
+import re
+from typing import NamedTuple
+
+from dreamgym_jax.text import states
+
+# verb -> (takes an element, takes an argument)
+VERBS = {
+    'click': (True, False),
+    'dblclick': (True, False),
+    'hover': (True, False),
+    'focus': (True, False),
+    'clear': (True, False),
+    'fill': (True, True),
+    'select_option': (True, True),
+    'press': (True, True),
+    'noop': (False, False),
+}
+NO_ELEMENT = 'no such element'
+_ACTION = re.compile(r'(\w+)(?: \[(\d{1,3})\])?(?: (.*))?')
+
+
+class Action(NamedTuple):
+  verb: str
+  element: int = 0     # 0 for verbs without an element
+  argument: str = ''
+
+  def __str__(self) -> str:
+    takes_element, takes_argument = VERBS[self.verb]
+    text = self.verb
+    if takes_element:
+      text += f' [{self.element}]'
+    if takes_argument:
+      text += f' {self.argument}'
+    return text.rstrip()
+
+
+class ActionError(ValueError):
+  """The text is not an action; the message says what is wrong with it."""
+
+
+def parse(text: str) -> Action:
+  """Reads one action; raises ActionError naming what is wrong."""
+  match = _ACTION.fullmatch(text.strip())
+  if not match:
+    raise ActionError(f'not an action: {text[:60]!r}; want e.g. "click [3]"')
+  verb, element, argument = match[1], match[2], (match[3] or '').strip()
+  if verb not in VERBS:
+    raise ActionError(f'unknown verb {verb!r}; know {", ".join(VERBS)}')
+  takes_element, takes_argument = VERBS[verb]
+  if takes_element != (element is not None):
+    raise ActionError(f'{verb} takes {"an" if takes_element else "no"} [id]')
+  if argument and not takes_argument:
+    raise ActionError(f'{verb} takes no argument, got {argument[:30]!r}')
+  if verb == 'press' and not argument:
+    raise ActionError('press takes a key, e.g. "press [1] Enter"')
+  return Action(verb, int(element or 0), argument)
+
+
+def ground(text: str, state: str) -> str:
+  """The line of the element the action names, shown beside the action.
+
+  Spares the experience model the look-up id -> element, which small models
+  learn late. '' for malformed actions and verbs without an element.
+  """
+  try:
+    action = parse(text)
+  except ActionError:
+    return ''
+  if not VERBS[action.verb][0]:
+    return ''
+  for element in states.parse(state):
+    if element.id == action.element:
+      return element.body
+  return NO_ELEMENT

@@ -1,0 +1,156 @@
+"""States as text: lines of `[id] role: description`, and edits between them.
+
+    [1] textbox: Username = Renda
+    [2] checkbox: fzzqo checked
+    [3] combobox: = Aurora options Aurora ; Bernelle
+    [4] button: Submit
+
+A line is `[id] role: name`, for boxes and radios `checked` when they are, for
+textboxes ` = value` (nothing after the sign when empty), for lists also
+` options a ; b`. Ids count from 1 down the page. A notice that belongs to no
+element, such as INVALID, is a first line `! ...`. The state after the end of
+an episode is OVER.
+
+An edit is what changed between two states; `apply(old, diff(old, new)) == new`
+for every pair of states.
+"""
+
+import re
+from typing import NamedTuple
+
+OVER = 'over'
+INVALID = '! invalid action'
+SAME = 'same'
+_INVALID_EDIT = 'invalid'
+_PAGE = 'page'
+_REMOVE = 'remove'
+_LINE = re.compile(r'\[(\d{1,3})\] ((\w+):.*)')
+_SPLIT = re.compile(r'\s+(?=\[\d{1,3}\] \w+:)')
+
+
+class Element(NamedTuple):
+  id: int
+  role: str
+  body: str     # the line without its id: `role: description`
+
+  @property
+  def description(self) -> str:
+    return self.body[len(self.role) + 1:].strip()
+
+  @property
+  def name(self) -> str:
+    """The description without value, options and checked state."""
+    text = self.description
+    if self.role in ('textbox', 'combobox'):
+      return text.split('=')[0].strip()
+    return text.removesuffix('checked').strip() if self.is_checked else text
+
+  @property
+  def value(self) -> str:
+    """What a textbox holds or a list shows; '' for other roles."""
+    if self.role not in ('textbox', 'combobox'):
+      return ''
+    return self.description.partition('=')[2].partition(' options ')[0].strip()
+
+  @property
+  def options(self) -> tuple[str, ...]:
+    tail = self.description.partition(' options ')[2]
+    return tuple(o.strip() for o in tail.split(' ; ')) if tail else ()
+
+  @property
+  def is_checked(self) -> bool:
+    return self.role in ('checkbox', 'radio') and (
+        self.description == 'checked' or self.description.endswith(' checked'))
+
+  def __str__(self) -> str:
+    return f'[{self.id}] {self.body}'
+
+
+class StateError(ValueError):
+  """The text is not a state, or not an edit of the given state."""
+
+
+def body(state: str) -> str:
+  """The state without its notice."""
+  if not state.startswith('!'):
+    return state
+  return state.partition('\n')[2]
+
+
+def parse(state: str) -> list[Element]:
+  """The elements of a state; raises StateError naming the line."""
+  text = body(state)
+  if text in ('', OVER):
+    return []
+  elements = []
+  for line in text.split('\n'):
+    match = _LINE.fullmatch(line)
+    if not match:
+      raise StateError(f'not "[id] role: description": {line[:60]!r}')
+    elements.append(Element(int(match[1]), match[3], match[2]))
+  ids = [e.id for e in elements]
+  if len(set(ids)) != len(ids):
+    raise StateError(f'the same id twice: {ids}')
+  return elements
+
+
+def lines(text: str) -> str:
+  """One element a line again, for text a tokenizer wrote in one line."""
+  return '\n'.join(_SPLIT.split(text.strip()))
+
+
+def invalid(state: str) -> str:
+  """The state after an action that could not be carried out."""
+  return f'{INVALID}\n{body(state)}'
+
+
+def diff(old: str, new: str) -> str:
+  """The edit from old to new: words and changed lines, joined by newlines.
+
+  `same`, `over`, `invalid`; else changed or added lines in full and
+  `remove [id]`; the whole new page behind `page` where that is not exact
+  (reordered lines) or not shorter.
+  """
+  if new == OVER:
+    return OVER
+  if new == invalid(old):
+    return _INVALID_EDIT
+  if new == body(old):
+    return SAME
+  before = {e.id: e for e in parse(old)}
+  after = parse(new)
+  kept = {e.id for e in after}
+  edit = [f'{_REMOVE} [{i}]' for i in before if i not in kept]
+  edit += [str(e) for e in after if before.get(e.id) != e]
+  text = '\n'.join(edit)
+  whole = f'{_PAGE}\n{new}'
+  if not text or len(text) >= len(whole) or apply(old, text) != new:
+    return whole
+  return text
+
+
+def apply(old: str, edit: str) -> str:
+  """The state that the edit makes of old; raises StateError if it cannot."""
+  if edit == OVER:
+    return OVER
+  if edit == _INVALID_EDIT:
+    return invalid(old)
+  if edit == SAME:
+    return body(old)
+  first, _, rest = edit.partition('\n')
+  if first == _PAGE:
+    parse(rest)
+    return rest
+  elements = {e.id: e for e in parse(old)}
+  for line in edit.split('\n'):
+    if line.startswith(_REMOVE):
+      match = re.fullmatch(_REMOVE + r' \[(\d{1,3})\]', line)
+      if not match or int(match[1]) not in elements:
+        raise StateError(f'removes what is not there: {line[:60]!r}')
+      del elements[int(match[1])]
+    else:
+      (element,) = parse(line) or [None]
+      if element is None:
+        raise StateError(f'not an edit: {line[:60]!r}')
+      elements[element.id] = element   # a new id goes to the end
+  return '\n'.join(map(str, elements.values()))
