@@ -6,13 +6,19 @@
     [4] button: Submit
 
 A line is `[id] role: name`, for boxes and radios `checked` when they are, for
-textboxes ` = value` (nothing after the sign when empty), for lists also
-` options a ; b`. Ids count from 1 down the page. A notice that belongs to no
+textboxes and textareas ` = value` (nothing after the sign when empty), for
+lists also ` options a ; b`, for tabs ` selected`, for headers ` expanded`. Ids count from 1 down the page. A notice that belongs to no
 element, such as INVALID, is a first line `! ...`. The state after the end of
 an episode is OVER.
 
 An edit is what changed between two states; `apply(old, diff(old, new)) == new`
-for every pair of states.
+for every pair of states:
+
+    same | over | invalid            nothing; the end; nothing but the notice
+    [1] = Renda                      the value of a textbox, textarea or list
+    [2] checked | [2] unchecked      likewise selected, expanded
+    [5] link: more | remove [4]      any line in full; a line less
+    page ...                         the whole page, where the rest is longer
 """
 
 import re
@@ -21,11 +27,19 @@ from typing import NamedTuple
 OVER = 'over'
 INVALID = '! invalid action'
 SAME = 'same'
+# Roles that hold a value, and the marks that say a role's other states.
+_HOLDERS = ('textbox', 'textarea', 'combobox')
+_MARKS = {'checkbox': ('checked',), 'radio': ('checked',),
+          'tab': ('selected',), 'header': ('expanded',)}
 _INVALID_EDIT = 'invalid'
 _PAGE = 'page'
 _REMOVE = 'remove'
 _LINE = re.compile(r'\[(\d{1,3})\] ((\w+):.*)')
-_SPLIT = re.compile(r'\s+(?=\[\d{1,3}\] \w+:)')
+_SHORT = re.compile(
+    r'\[(\d{1,3})\] (?:= ?(.*)|((?:un)?(?:checked|selected|expanded)))')
+_SPLIT = re.compile(
+    r'\s+(?=\[\d{1,3}\] (?:\w+:|=|(?:un)?(?:checked|selected|expanded)))'
+    r'|(?<=^page)\s+|\s+(?=remove \[)')
 
 
 class Element(NamedTuple):
@@ -41,14 +55,17 @@ class Element(NamedTuple):
   def name(self) -> str:
     """The description without value, options and checked state."""
     text = self.description
-    if self.role in ('textbox', 'combobox'):
+    if self.role in _HOLDERS:
       return text.split('=')[0].strip()
-    return text.removesuffix('checked').strip() if self.is_checked else text
+    for mark in _MARKS.get(self.role, ()):
+      if text == mark or text.endswith(f' {mark}'):
+        return text.removesuffix(mark).strip()
+    return text
 
   @property
   def value(self) -> str:
     """What a textbox holds or a list shows; '' for other roles."""
-    if self.role not in ('textbox', 'combobox'):
+    if self.role not in _HOLDERS:
       return ''
     return self.description.partition('=')[2].partition(' options ')[0].strip()
 
@@ -107,9 +124,8 @@ def invalid(state: str) -> str:
 def diff(old: str, new: str) -> str:
   """The edit from old to new: words and changed lines, joined by newlines.
 
-  `same`, `over`, `invalid`; else changed or added lines in full and
-  `remove [id]`; the whole new page behind `page` where that is not exact
-  (reordered lines) or not shorter.
+  The whole new page stands behind `page` where lines are not exact (they were
+  reordered) or not shorter.
   """
   if new == OVER:
     return OVER
@@ -121,7 +137,8 @@ def diff(old: str, new: str) -> str:
   after = parse(new)
   kept = {e.id for e in after}
   edit = [f'{_REMOVE} [{i}]' for i in before if i not in kept]
-  edit += [str(e) for e in after if before.get(e.id) != e]
+  edit += [_change(before.get(e.id), e) for e in after
+           if before.get(e.id) != e]
   text = '\n'.join(edit)
   whole = f'{_PAGE}\n{new}'
   if not text or len(text) >= len(whole) or apply(old, text) != new:
@@ -149,8 +166,48 @@ def apply(old: str, edit: str) -> str:
         raise StateError(f'removes what is not there: {line[:60]!r}')
       del elements[int(match[1])]
     else:
-      (element,) = parse(line) or [None]
-      if element is None:
-        raise StateError(f'not an edit: {line[:60]!r}')
+      element = _changed(elements, line)
       elements[element.id] = element   # a new id goes to the end
   return '\n'.join(map(str, elements.values()))
+
+
+def _change(old: Element | None, new: Element) -> str:
+  """One changed line, by its new value or mark alone where that is enough."""
+  short = []
+  if new.role in _HOLDERS:
+    short = [f'[{new.id}] = {new.value}'.rstrip()]
+  for mark in _MARKS.get(new.role, ()):
+    short = [f'[{new.id}] {mark}', f'[{new.id}] un{mark}']
+  for line in short if old else ():
+    try:
+      if _changed({old.id: old}, line) == new:
+        return line
+    except StateError:
+      continue
+  return str(new)
+
+
+def _changed(elements: dict[int, Element], line: str) -> Element:
+  """The element that one line of an edit makes."""
+  match = _SHORT.fullmatch(line)
+  if not match:
+    parsed = parse(line)
+    if len(parsed) != 1:
+      raise StateError(f'not an edit: {line[:60]!r}')
+    return parsed[0]
+  old = elements.get(int(match[1]))
+  if old is None:
+    raise StateError(f'changes what is not there: {line[:60]!r}')
+  if match[2] is not None:
+    if old.role not in _HOLDERS:
+      raise StateError(f'{old.role} holds no value: {line[:60]!r}')
+    head = old.body.partition('=')[0].rstrip()
+    options = old.body.partition(' options ')[1:]
+    return old._replace(body=' '.join(
+        part for part in (head, '=', match[2], ''.join(options).strip())
+        if part))
+  mark = match[3].removeprefix('un')
+  if mark not in _MARKS.get(old.role, ()):
+    raise StateError(f'{old.role} cannot be {match[3]}')
+  head = ' '.join(part for part in (f'{old.role}:', old.name) if part)
+  return old._replace(body=head if match[3] != mark else f'{head} {mark}')

@@ -1,0 +1,214 @@
+"""Every key of a run with its default; presets in `configs/` only override.
+
+A config is locked: an unknown key or a value of another type is an error that
+names the key. `validate` checks what types cannot. Below `train.py` nobody
+sees a ConfigDict; functions take the scalars they use.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import ml_collections
+
+D = ml_collections.ConfigDict
+
+TRAIN_FAMILIES = (
+    'click-button', 'click-link', 'click-option', 'click-checkboxes',
+    'click-widget', 'click-tab', 'click-dialog-2', 'focus-text-2',
+    'enter-text', 'enter-password', 'login-user', 'choose-list',
+    'read-table',
+)
+HELD_OUT_FAMILIES = (
+    'click-test-2', 'unicode-test', 'focus-text', 'enter-text-dynamic',
+    'click-checkboxes-transfer', 'click-dialog',
+)
+SIZES = ('tiny', 'scratch', 'smoke')
+
+
+class ConfigError(ValueError):
+  """A key has a value that cannot work; the message names the key."""
+
+
+def defaults() -> D:
+  """The `:tiny` size on MiniWoB++: CPU, minutes, shipped weights."""
+  c = D()
+  c.name = 'miniwob'
+  c.size = 'tiny'
+  c.seed = 0                        # of everything that is drawn in a run
+  # Directory of shipped weights, tokenizer and offline transitions;
+  # '' = nothing shipped is used: collect, base and all run here.
+  c.shipped = 'web'
+
+  c.env = D()
+  c.env.families = TRAIN_FAMILIES          # trained on, gated, tested
+  c.env.held_out_families = HELD_OUT_FAMILIES  # tested only
+  c.env.max_steps = 8               # longer episodes fail
+  c.env.max_elements = 12           # pages with more are passed over
+  c.env.rows = 40                   # pages a browser holds at once
+  c.env.workers = 1                 # browser processes
+  c.env.mode = 'script'             # 'script' or 'user' input
+  c.env.timeout = 10.0              # seconds for one browser call
+  # Seeds of pages, disjoint; only evaluation reads those of test.
+  c.env.train_seeds = (0, 100_000)
+  c.env.gate_seeds = (100_000, 200_000)
+  c.env.test_seeds = (200_000, 300_000)
+
+  c.collect = D()                   # offline real transitions
+  c.collect.pages = 300             # pages of each family
+  c.collect.behaviours = ('expert', 'noisy', 'near_miss', 'near_miss',
+                          'near_miss', 'random')  # on every page
+  c.collect.tfds = False            # also write a TFDS dataset (RLDS form)
+
+  c.tokenizer = D()
+  c.tokenizer.vocab_size = 1024
+
+  c.model = D()                     # of both roles
+  c.model.D, c.model.N = 128, 4
+  c.model.H, c.model.K, c.model.d = 4, 2, 32
+  c.model.F = 384
+  c.model.rope_theta = 10_000.0
+  c.model.dtype = 'float32'
+  c.model.remat = 'none'
+
+  c.batch = D()                     # packed batches of SFT
+  c.batch.rows = 4
+  c.batch.length = 512
+  c.batch.positions = 2048          # weighted tokens in a batch
+
+  c.base = D()                      # all tokens of all roles
+  c.base.minutes = 60.0             # of training, wall-clock
+  c.base.lr = 3e-3
+  c.base.rename = 0.5               # share of episodes with other names
+
+  c.experience = D()                # SFT of M_exp (Eq. 5)
+  c.experience.init = 'shipped'     # or 'base': train it here
+  c.experience.minutes = 20.0
+  c.experience.lr = 1e-3
+  c.experience.rename = 0.3
+  c.experience.flag_weight = 3.0    # loss weight of done and success
+  c.experience.use_reasoning = True
+  c.experience.max_new = 96         # tokens of one answer
+  c.experience.task_share = 0.1     # of streams that teach M_task
+
+  c.replay = D()
+  c.replay.capacity = 20_000
+  c.replay.k = 1                    # retrieved transitions; 0 = none
+  c.replay.embedding = 64
+  c.replay.index = 'exact'          # or 'scann'
+  c.replay.max_dreamed_share = 0.5
+  c.replay.min_confidence = 0.9     # of the flag, to admit a dreamed one
+
+  c.warmup = D()                    # behaviour cloning of the policy
+  c.warmup.init = 'shipped'         # or 'base': clone here
+  c.warmup.demos = 8                # expert episodes of each family
+  c.warmup.epochs = 4
+  c.warmup.lr = 1e-3
+
+  c.gate = D()                      # before any RL in a dream
+  c.gate.enforce = True             # False goes on, and the report says so
+  c.gate.pages = 24                 # of each family, one rollout each
+  c.gate.next_state = 0.97
+  c.gate.invalid_recall = 0.97
+  c.gate.false_wins = 0.03          # of failing episodes
+  c.gate.gap = 0.05                 # |success dreamed - success real|
+  c.gate.min_n = 30                 # fewer cases pass only without error
+  c.gate.remedies = 1               # rounds of SFT on the policy's own steps
+  c.gate.remedy_pages = 40          # of each family that failed
+  c.gate.remedy_minutes = 2.0
+
+  c.curriculum = D()
+  c.curriculum.max_synthetic = 0.25  # lambda: share of generated tasks
+  c.curriculum.pages = 24            # real seed tasks of each family
+  c.curriculum.capacity = 1024
+  c.curriculum.seeds_per_task = 1    # m of Eq. 6
+  c.curriculum.candidates = 16       # tasks M_task proposes at a time
+  c.curriculum.every = 5             # iterations between proposals
+  c.curriculum.temperature = 0.8
+  c.curriculum.max_new = 160
+
+  c.rl = D()                        # GRPO, in any world
+  c.rl.tasks = 20                   # J
+  c.rl.group = 8                    # G
+  c.rl.lr = 2e-4
+  c.rl.clip_low, c.rl.clip_high = 0.2, 0.28
+  c.rl.kl_coef = 0.005              # k3 to the warm-up policy
+  c.rl.entropy_coef = 0.0
+  c.rl.invalid_penalty = 0.1        # per episode with an invalid action
+  c.rl.temperature = 1.0
+  c.rl.max_new = 24                 # tokens of one reply
+  c.rl.max_grad_norm = 1.0
+  c.rl.capacity = 512               # tokens of one stream
+
+  c.dream = D()
+  c.dream.iterations = 40
+  c.dream.gate_every = 0            # iterations; 0 = only before
+
+  c.transfer = D()                  # DreamGym-S2R
+  c.transfer.transitions = 2_000    # real budget
+
+  c.real_grpo = D()                 # the reference, in the browser
+  c.real_grpo.is_on = True
+
+  c.evaluate = D()
+  c.evaluate.pages = 20             # test pages of each family
+  c.evaluate.temperature = 0.4      # of the figure that counts
+  c.evaluate.greedy = True          # also greedy
+
+  c.report = D()
+  c.report.episodes = 10            # dreamed ones in full
+  c.checkpoint_every = 5            # RL iterations
+  return c
+
+
+def leaves(config: D, prefix: str = '') -> Iterator[tuple[str, Any]]:
+  """(dotted key, value) of every leaf, sorted."""
+  for key in sorted(config):
+    value = config[key]
+    if isinstance(value, ml_collections.ConfigDict):
+      yield from leaves(value, f'{prefix}{key}.')
+    else:
+      yield f'{prefix}{key}', value
+
+
+_SHARES = ('base.rename', 'experience.rename', 'experience.task_share',
+           'replay.max_dreamed_share', 'curriculum.max_synthetic',
+           'gate.next_state', 'gate.invalid_recall', 'gate.false_wins')
+_CHOICES = {
+    'size': SIZES, 'env.mode': ('script', 'user'),
+    'replay.index': ('exact', 'scann'), 'model.remat': ('none', 'block'),
+    'experience.init': ('shipped', 'base'), 'warmup.init': ('shipped', 'base'),
+}
+_MAY_BE_ZERO = {'seed', 'replay.k', 'rl.kl_coef', 'rl.entropy_coef',
+                'rl.invalid_penalty', 'gate.remedies', 'dream.gate_every',
+                'evaluate.temperature', 'dream.iterations', 'gate.gap'}
+
+
+def validate(config: D) -> None:
+  """Raises ConfigError naming the first key that cannot work."""
+  flat = dict(leaves(config))
+  for key in _SHARES:
+    if not 0 <= flat[key] <= 1:
+      raise ConfigError(f'{key}={flat[key]!r}: must lie in [0, 1]')
+  for key, choices in _CHOICES.items():
+    if flat[key] not in choices:
+      raise ConfigError(f'{key}={flat[key]!r}: choose from {choices}')
+  for key, value in flat.items():
+    if isinstance(value, bool) or not isinstance(value, int | float):
+      continue
+    if value < 0 or (value == 0 and key not in _SHARES
+                     and key not in _MAY_BE_ZERO):
+      raise ConfigError(f'{key}={value!r}: must be positive')
+  if not flat['shipped']:
+    for key in ('experience.init', 'warmup.init'):
+      if flat[key] == 'shipped':
+        raise ConfigError(f"{key}='shipped' but nothing shipped is used: "
+                          f"set {key}='base' or shipped='web'")
+  both = set(flat['env.families']) & set(flat['env.held_out_families'])
+  if both:
+    raise ConfigError(f'env.held_out_families: {sorted(both)} are also '
+                      'trained on')
+  spans = sorted(flat[f'env.{s}_seeds'] for s in ('train', 'gate', 'test'))
+  for (low, high), (next_low, _) in zip(
+      spans, [*spans[1:], (float('inf'), 0)], strict=True):
+    if not low < high <= next_low:
+      raise ConfigError(f'env.*_seeds: {spans} are not disjoint ranges')

@@ -1,0 +1,139 @@
+"""Training streams of every role, made of episodes.
+
+Which tokens of a stream carry loss, and how much, is one array indexed by the
+kind of the token (`prompts.CONTEXT` ...), so that base training (all tokens),
+Eq. 5 (reasoning, next state, flags), Eq. 6 and behaviour cloning differ by one
+argument. Retrieval and renaming are passed in.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from dreamgym_jax import types
+from dreamgym_jax.data import batches
+from dreamgym_jax.text import actions, prompts, states
+
+# demos of every step of every episode, by the rule against leaks
+RetrieveAll = Callable[
+    [Sequence[types.Episode]], list[list[list[prompts.Demo]]]]
+
+
+def kind_weights(**weights: float) -> np.ndarray:
+  """[N_KINDS] loss weights by kind name, e.g. reasoning=1; others 0."""
+  table = np.zeros(prompts.N_KINDS, np.float32)
+  for name, weight in weights.items():
+    table[getattr(prompts, name.upper())] = weight
+  return table
+
+
+def to_stream(piece: prompts.Piece, weight_of_kind: np.ndarray):
+  """A Stream whose tokens weigh what their kind weighs."""
+  weight = weight_of_kind[np.asarray(piece.kinds)]
+  return batches.Stream(np.asarray(piece.ids, np.int32), weight)
+
+
+def is_usable(episode: types.Episode) -> bool:
+  """Whether M_exp may learn from it: no crash, and a reason for every step.
+
+  `reasoning` is '' where the annotator's rules disagree with the page: such
+  an episode would teach a verdict against its own reasons.
+  """
+  return not episode.error and bool(episode.transitions) and all(
+      step.reasoning for step in episode.transitions
+      if prompts.is_wellformed(step.action))
+
+
+def no_demos(
+    episodes: Sequence[types.Episode],
+) -> list[list[list[prompts.Demo]]]:
+  return [[[] for _ in e.transitions] for e in episodes]
+
+
+def make_demo(step: types.Transition) -> prompts.Demo:
+  return prompts.Demo(
+      step.action, actions.ground(step.action, step.state),
+      states.diff(step.state, step.next_state), step.reward,
+      step.next_state == states.OVER)
+
+
+def dream_streams(
+    prompt: prompts.Prompts, episodes: Sequence[types.Episode],
+    retrieve: RetrieveAll, weights: np.ndarray, use_reasoning: bool = True,
+    drop_demos: float = 0.25, seed: int = 0,
+) -> list[batches.Stream]:
+  """Streams of the experience model (Eq. 5).
+
+  Args:
+    prompt: encodes them.
+    episodes: annotated ones; those that are not usable are left out.
+    retrieve: demos of each step; dropped from a share of the episodes, so that
+      the model does not come to lean on them.
+    weights: [N_KINDS] loss weights.
+    use_reasoning: False leaves R out (the ablation, trained apart).
+    drop_demos: that share.
+    seed: of the choice.
+  """
+  episodes = [e for e in episodes if is_usable(e)]
+  rng = np.random.default_rng((seed, len(episodes)))
+  streams = []
+  for episode, demos in zip(episodes, retrieve(episodes), strict=True):
+    if rng.random() < drop_demos:
+      demos = [[] for _ in demos]
+    streams.append(to_stream(
+        prompt.dream_stream(episode, demos, use_reasoning), weights))
+  return streams
+
+
+def task_streams(
+    prompt: prompts.Prompts, tasks: Sequence[types.Task], n: int, m: int,
+    weights: np.ndarray, seed: int,
+) -> list[batches.Stream]:
+  """Streams of the task generator (Eq. 6): m seeds, then one of their kind."""
+  rng = np.random.default_rng((seed, n))
+  by_family: dict[str, list[types.Task]] = {}
+  for task in tasks:
+    by_family.setdefault(task.family, []).append(task)
+  groups = [g for g in by_family.values() if len(g) > m]
+  streams = []
+  for _ in range(n if groups else 0):
+    group = groups[rng.integers(len(groups))]
+    *seeds, target = (group[i] for i in
+                      rng.choice(len(group), m + 1, replace=False))
+    streams.append(to_stream(prompt.task_stream(seeds, target), weights))
+  return streams
+
+
+def policy_streams(
+    prompt: prompts.Prompts, episodes: Sequence[types.Episode],
+    weights: np.ndarray,
+) -> list[batches.Stream]:
+  """Streams of the policy, e.g. for behaviour cloning of experts."""
+  return [to_stream(prompt.policy_stream(e), weights) for e in episodes]
+
+
+def base_streams(
+    prompt: prompts.Prompts, episodes: Sequence[types.Episode],
+    retrieve: RetrieveAll, seed: int,
+) -> list[batches.Stream]:
+  """All tokens of all roles, but for what an expert would do.
+
+  The actions of experts, and of those who follow them, carry no loss: the base
+  knows pages and consequences, and only the demonstrations of the warm-up say
+  how to act. Random actions teach the form.
+  """
+  world = kind_weights(context=1, reasoning=1, state=1, flag=1, task=1)
+  streams = dream_streams(prompt, episodes, retrieve, world, seed=seed)
+  tasks = list({e.task.task_id: e.task for e in episodes}.values())
+  streams += task_streams(prompt, tasks, len(tasks) // 2, 1, world, seed)
+  random = [e for e in episodes if e.behaviour == 'random']
+  acts = kind_weights(action=1)
+  streams += policy_streams(
+      prompt, [_without_thought(e) for e in random], acts)
+  return streams
+
+
+def _without_thought(episode: types.Episode) -> types.Episode:
+  return dataclasses.replace(episode, transitions=tuple(
+      dataclasses.replace(s, thought='') for s in episode.transitions))

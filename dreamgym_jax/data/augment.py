@@ -1,0 +1,122 @@
+"""Renaming: the same episode with other names on its pages.
+
+Small models memorise names before they learn to copy. An episode in which
+every name is exchanged, in instruction, states, actions and reasoning alike,
+is as true as the first (a page does not care what its buttons are called), and
+leaves copying as the only way to lower the loss.
+"""
+
+import dataclasses
+import re
+import string
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from dreamgym_jax import types
+from dreamgym_jax.text import actions, states
+
+# Names on more than this share of a family's pages belong to the page's
+# template ('Submit', 'Username') and are tied to the instruction's wording.
+_STRUCTURAL_SHARE = 0.2
+_LETTERS = string.ascii_letters + string.digits
+
+
+def entities(episode: types.Episode) -> set[str]:
+  """Names, values and options that an episode shows or types."""
+  found = set()
+  for step in episode.transitions:
+    for element in states.parse(step.state) + states.parse(step.next_state):
+      found |= {element.name, element.value, *element.options}
+    try:
+      found.add(actions.parse(step.action).argument)
+    except actions.ActionError:
+      continue
+  return {e for e in found if e and not e.isdigit()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Renamer:
+  """What may be renamed, and to what."""
+
+  structural: dict[str, frozenset[str]]   # family -> names to keep
+  pool: tuple[str, ...]                   # names seen anywhere
+
+  def rename(
+      self, episode: types.Episode, rng: np.random.Generator
+  ) -> types.Episode:
+    """The episode with each of its free names exchanged for another."""
+    keep = self.structural.get(episode.task.family, frozenset())
+    old = sorted(entities(episode) - keep, key=len, reverse=True)
+    if not old:
+      return episode
+    new: dict[str, str] = {}
+    taken = set(old) | keep
+    for name in old:
+      for _ in range(20):
+        candidate = self._draw(rng)
+        if candidate not in taken:
+          break
+      else:
+        return episode
+      taken.add(candidate)
+      new[name] = candidate
+    pattern = re.compile(
+        r'(?<!\w)(?:' + '|'.join(map(re.escape, old)) + r')(?!\w)')
+
+    def swap(text: str) -> str:
+      return pattern.sub(lambda m: new[m[0]], text)
+
+    def swap_state(text: str) -> str:
+      # Roles and the words of the grammar must not be taken for names.
+      return '\n'.join(
+          head + mark + swap(tail) if mark else line
+          for line in text.split('\n')
+          for head, mark, tail in [line.partition(': ')])
+
+    task = dataclasses.replace(
+        episode.task, instruction=swap(episode.task.instruction),
+        initial_state=swap_state(episode.task.initial_state))
+    steps = tuple(dataclasses.replace(
+        s, state=swap_state(s.state), next_state=swap_state(s.next_state),
+        action=swap(s.action), reasoning=swap(s.reasoning),
+        thought=swap(s.thought)) for s in episode.transitions)
+    return dataclasses.replace(episode, task=task, transitions=steps)
+
+  def _draw(self, rng: np.random.Generator) -> str:
+    if rng.random() < 0.5:
+      return self.pool[rng.integers(len(self.pool))]
+    size = rng.integers(2, 7)
+    return ''.join(rng.choice(list(_LETTERS), size))
+
+
+# Words that stand for something in the grammar of actions, states or
+# reasoning: never a name to be exchanged, nor one to exchange for.
+_RESERVED = frozenset(
+    {*actions.VERBS, 'options', 'checked', 'selected', 'expanded', 'need',
+     'have', 'yes', 'no', 'on', 'off', 'none', 'page', 'same', 'over',
+     'remove', 'invalid', 'nothing', 'link', 'button', 'radio', 'checkbox',
+     'textbox', 'textarea', 'combobox', 'tab', 'text', 'turns', 'takes',
+     'such', 'element', 'option', 'changes', 'value', 'replaced', 'finish',
+     'the', 'and', 'from', 'into', 'field', 'list', 'x'})
+
+
+def make_renamer(episodes: Sequence[types.Episode]) -> Renamer:
+  """Learns each family's structural names and the pool from episodes."""
+  pages: dict[str, dict[str, set[str]]] = {}
+  for episode in episodes:
+    page = pages.setdefault(episode.task.family, {})
+    page.setdefault(episode.task.task_id, set()).update(entities(episode))
+  structural, pool = {}, set()
+  for family, by_page in pages.items():
+    counts = Counter(n for names in by_page.values() for n in names)
+    limit = max(_STRUCTURAL_SHARE * len(by_page), 1)
+    fixed = {n for n, count in counts.items() if count > limit}
+    structural[family] = frozenset(fixed | _RESERVED)
+    pool |= set(counts) - fixed
+  return Renamer(structural, tuple(sorted(_plain(pool - _RESERVED))))
+
+
+def _plain(names: Iterable[str]) -> Iterable[str]:
+  return (n for n in names if len(n) <= 16 and n == n.strip())

@@ -1,0 +1,198 @@
+"""The experience model M_exp as a world, and its second face, M_task.
+
+A dreamed step (Eq. 4) appends the action, the line of the page that it names
+and k retrieved transitions to the episode's stream, decodes the reasoning R
+greedily, then the edit that makes the next state and the flag, and parses
+them strictly. Malformed actions are invalid by rule, in the dream as in the
+browser. A malformed answer is decoded once more with a key of its own, then
+ends the episode as malformed: reward 0, left out of the policy's batch.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from dreamgym_jax import sampling, types
+from dreamgym_jax.text import actions, prompts, states
+
+Retrieve = Callable[
+    [Sequence[types.Task], Sequence[str], Sequence[str]],
+    list[list[prompts.Demo]]]
+
+
+def no_retrieval(
+    tasks: Sequence[types.Task], states_: Sequence[str],
+    actions_: Sequence[str],
+) -> list[list[prompts.Demo]]:
+  """The ablation without D_k."""
+  del states_, actions_
+  return [[] for _ in tasks]
+
+
+class Settings(NamedTuple):
+  """How the dream is decoded."""
+
+  max_steps: int            # an episode ends as a failure after so many
+  max_new: int              # tokens of one answer
+  use_reasoning: bool = True
+  retry_temperature: float = 1.0
+
+
+class Row(NamedTuple):
+  """Where one dreamed episode stands."""
+
+  task: types.Task
+  state: str                # current, with a notice if there is one
+  seen: str | None          # the page the stream showed last; None: not begun
+  steps: int = 0
+
+
+class DreamWorld:
+  """`types.World` whose every transition is dreamed. Owns a sampler's cache."""
+
+  def __init__(
+      self, params: types.Params, sampler: sampling.Sampler,
+      prompt: prompts.Prompts, retrieve: Retrieve, settings: Settings,
+      key: jax.Array,
+  ):
+    self._params = params
+    self._sampler = sampler
+    self._prompt = prompt
+    self._retrieve = retrieve
+    self._settings = settings
+    self._key = key
+    self._rows: list[Row] = []
+    self._resets = 0
+    self.n_steps = 0
+    self.n_malformed = 0
+
+  def reset(self, tasks: Sequence[types.Task]) -> list[types.Task]:
+    self._sampler.start(len(tasks))
+    self._rows = [Row(t, t.initial_state, None) for t in tasks]
+    self._resets += 1
+    return list(tasks)
+
+  def follow(self, rows: Sequence[int], states_: Sequence[str]) -> None:
+    """Puts rows on given states, e.g. the real ones, before the next step."""
+    for r, state in zip(rows, states_, strict=True):
+      self._rows[r] = self._rows[r]._replace(state=state)
+
+  def step(
+      self, rows: Sequence[int], actions_: Sequence[str]
+  ) -> list[types.Observation]:
+    self.n_steps += len(rows)
+    written = dict(zip(rows, actions_, strict=True))
+    asked = [r for r in rows if prompts.is_wellformed(written[r])]
+    answers = self._dream(asked, [written[r] for r in asked])
+    observations = []
+    for r in rows:
+      row = self._rows[r]
+      observation = answers.get(r) or types.Observation(
+          states.invalid(row.state), is_invalid=True,
+          reasoning='malformed action')
+      if row.steps + 1 >= self._settings.max_steps:
+        observation = observation._replace(done=True)
+      self._rows[r] = self._rows[r]._replace(
+          state=observation.state, steps=row.steps + 1)
+      observations.append(observation)
+    return observations
+
+  def close(self) -> None:
+    self._rows = []
+
+  def _dream(
+      self, rows: list[int], actions_: list[str]
+  ) -> dict[int, types.Observation]:
+    if not rows:
+      return {}
+    now = [self._rows[r] for r in rows]
+    demos = self._retrieve(
+        [row.task for row in now], [row.state for row in now], actions_)
+    inputs = [self._ask(row, a, d)
+              for row, a, d in zip(now, actions_, demos, strict=True)]
+    for r, row in zip(rows, now, strict=True):
+      self._rows[r] = row._replace(seen=row.state)
+    answered = self._decode(rows, inputs, temperature=0.0, attempt=0)
+    again = [i for i, a in enumerate(answered) if a.is_malformed]
+    if again:
+      self.n_malformed += len(again)
+      retried = self._retry([rows[i] for i in again])
+      for i, answer in zip(again, retried, strict=True):
+        answered[i] = answer
+    return dict(zip(rows, answered, strict=True))
+
+  def _ask(
+      self, row: Row, action: str, demos: Sequence[prompts.Demo]
+  ) -> list[int]:
+    if row.seen is None:
+      ids = self._prompt.start(row.task.instruction, row.task.initial_state)
+    else:
+      ids = self._prompt.observe(row.seen, row.state)
+    grounded = actions.ground(action, row.state)
+    return ids + self._prompt.dream_ask(
+        action, grounded, demos, self._settings.use_reasoning)
+
+  def _retry(self, rows: list[int]) -> list[types.Observation]:
+    """Takes the last answer back and samples another."""
+    last = self._sampler.undo(rows)
+    return self._decode(rows, [[t] for t in last],
+                        temperature=self._settings.retry_temperature,
+                        attempt=1)
+
+  def _decode(
+      self, rows: list[int], inputs: Sequence[Sequence[int]],
+      temperature: float, attempt: int,
+  ) -> list[types.Observation]:
+    key = jax.random.fold_in(self._key, self._resets)
+    turns = self._sampler.turn(
+        self._params, rows, inputs, key=key, temperature=temperature,
+        streams=[r * 1000 + 2 * self._rows[r].steps + attempt for r in rows],
+        max_new=self._settings.max_new, stop=self._prompt.flags,
+        watch=self._prompt.flags)
+    return [self._read(self._rows[r], turn)
+            for r, turn in zip(rows, turns, strict=True)]
+
+  def _read(self, row: Row, turn: sampling.Turn) -> types.Observation:
+    try:
+      answer = self._prompt.parse_answer(
+          turn.tokens, row.state, self._settings.use_reasoning)
+    except prompts.ParseError as error:
+      return types.Observation(
+          row.state, done=True, is_malformed=True, reasoning=str(error))
+    _, win, _ = np.exp(turn.watch)
+    return types.Observation(
+        answer.next_state, answer.reward, answer.done, answer.is_invalid,
+        answer.reasoning, success_prob=float(win))
+
+
+class Proposal(NamedTuple):
+  """A task M_task wrote, or why it could not be read."""
+
+  parents: tuple[types.Task, ...]
+  instruction: str = ''
+  initial_state: str = ''
+  error: str = ''
+
+
+def propose_tasks(
+    params: types.Params, sampler: sampling.Sampler, prompt: prompts.Prompts,
+    seeds: Sequence[Sequence[types.Task]], key: jax.Array,
+    temperature: float, max_new: int,
+) -> list[Proposal]:
+  """M_task (Eq. 6): a variation of each group of m seed tasks."""
+  sampler.start(len(seeds))
+  rows = list(range(len(seeds)))
+  turns = sampler.turn(
+      params, rows, [prompt.task_ask(s) for s in seeds], key=key,
+      streams=rows, temperature=temperature, max_new=max_new,
+      stop=(prompt.tok.tag['end'],), watch=())
+  proposals = []
+  for parents, turn in zip(seeds, turns, strict=True):
+    try:
+      instruction, state = prompt.parse_task(turn.tokens)
+      proposals.append(Proposal(tuple(parents), instruction, state))
+    except prompts.ParseError as error:
+      proposals.append(Proposal(tuple(parents), error=str(error)))
+  return proposals

@@ -1,0 +1,298 @@
+"""Optimiser steps: supervised (Eq. 5) and GRPO (Eq. 3), on packed batches.
+
+`make_*` functions close over what is static and return one jitted function
+`(TrainState, Batch, ...) -> (TrainState, metrics)`. The state is donated: use
+the returned one. No [B, T, V] logits exist: only the listed positions of a
+batch reach the head.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dreamgym_jax import losses, types
+from dreamgym_jax.data import batches
+from dreamgym_jax.models import transformer
+
+Metrics = dict[str, jax.Array]
+# (params, batch, ref_params) -> (loss, metrics)
+_LossFn = Callable[
+    [types.Params, batches.Batch, types.Params], tuple[jax.Array, Metrics]
+]
+
+
+def warmup_cosine(
+    lr: float, warmup_steps: int, total_steps: int
+) -> optax.Schedule:
+  """Linear from 0 to lr, then a half cosine down to lr / 10."""
+  return optax.warmup_cosine_decay_schedule(
+      0.0, lr, warmup_steps, max(total_steps, warmup_steps + 1), lr / 10
+  )
+
+
+def warmup_constant(
+    lr: float, warmup_steps: int, total_steps: int
+) -> optax.Schedule:
+  """Linear from 0 to lr, then lr; for RL, whose end nobody knows."""
+  del total_steps
+  return optax.warmup_constant_schedule(0.0, lr, warmup_steps)
+
+
+def make_optimizer(
+    lr: float,
+    warmup_steps: int = 0,
+    total_steps: int = 1,
+    weight_decay: float = 0.0,
+    max_grad_norm: float = 1.0,
+    schedule: Callable[[float, int, int], optax.Schedule] = warmup_cosine,
+    b1: float = 0.9,
+    b2: float = 0.95,
+) -> optax.GradientTransformation:
+  """AdamW behind a clip of the global gradient norm.
+
+  Matrices decay, norm scales (named ln*) and biases do not. b2 = .95 forgets
+  in about 20 steps: runs here are short.
+  """
+  return optax.chain(
+      optax.clip_by_global_norm(max_grad_norm),
+      optax.adamw(
+          schedule(lr, warmup_steps, total_steps),
+          b1=b1, b2=b2, weight_decay=weight_decay, mask=_decays,
+      ),
+  )
+
+
+def _decays(params: types.Params) -> types.Params:
+  def decays(path, _):
+    # By name: scanned layers are stacked, so a scale has two axes as well.
+    return not str(path[-1].key).startswith(('ln', 'bias'))
+
+  return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def init_state(
+    params: types.Params, optimizer: optax.GradientTransformation
+) -> types.TrainState:
+  """Step 0. Copies params: the steps donate theirs, yours stay (reference)."""
+  params = jax.tree.map(jnp.copy, params)
+  return types.TrainState(
+      step=jnp.zeros([], jnp.int32),
+      params=params,
+      opt_state=optimizer.init(params),
+  )
+
+
+def make_score(
+    model_cfg: transformer.ModelConfig,
+) -> Callable[[types.Params, batches.Batch], jax.Array]:
+  """A jitted (params, batch) -> log-probs [P] of the batch's targets, nats."""
+  return jax.jit(
+      lambda params, batch: _logp_entropy(params, batch, model_cfg)[0]
+  )
+
+
+def make_sft_step(
+    model_cfg: transformer.ModelConfig,
+    optimizer: optax.GradientTransformation,
+) -> Callable[
+    [types.TrainState, batches.Batch], tuple[types.TrainState, Metrics]
+]:
+  """One step of weighted next-token likelihood (Eq. 5).
+
+  Metrics: loss (nats per unit of weight), entropy, tokens (positions used),
+  grad_norm (before clipping), skipped (1 if NaN or Inf: nothing changed).
+  """
+
+  def loss_fn(params, batch, ref_params):
+    del ref_params
+    logp_P, entropy_P = _logp_entropy(params, batch, model_cfg)
+    return losses.token_nll(logp_P, batch.weight_P), {
+        'entropy': losses.masked_mean(entropy_P, batch.weight_P)
+    }
+
+  step = _make_step(loss_fn, optimizer)
+  return jax.jit(
+      lambda state, batch: step(state, batch, None), donate_argnums=0
+  )
+
+
+def make_grpo_step(
+    model_cfg: transformer.ModelConfig,
+    optimizer: optax.GradientTransformation,
+    clip_low: float = 0.2,
+    clip_high: float = 0.28,
+    kl_coef: float = 0.0,
+    entropy_coef: float = 0.0,
+    aggregate: losses.Aggregate = losses.token_mean,
+) -> Callable[..., tuple[types.TrainState, Metrics]]:
+  """One GRPO update (Eq. 3) of a batch made by `grpo_streams`.
+
+  loss = aggregate(surrogate + kl_coef k3(pi || ref) - entropy_coef entropy).
+
+  Returns:
+    A jitted `step(state, batch, ref_params=None)`. The reference runs only
+    if kl_coef > 0; then ref_params must be given, and must not be the
+    donated `state.params` themselves.
+    Metrics: loss, entropy, kl (to the reference), approx_kl (to the sampling
+    policy), ratio_max, clip_share, logp_mismatch (mean |log pi - log
+    pi_sampler|; before the first update of an iteration it is the sampler's
+    error and should be about 1e-5), tokens, grad_norm, skipped.
+  """
+  kl_fn = _make_kl(model_cfg) if kl_coef else _no_kl
+
+  def loss_fn(params, batch, ref_params):
+    logp_P, entropy_P = _logp_entropy(params, batch, model_cfg)
+    weight_P = batch.weight_P
+    surrogate = losses.clipped_surrogate(
+        logp_P, batch.logp_P, batch.adv_P, weight_P, clip_low, clip_high
+    )
+    kl_P = kl_fn(logp_P, batch, ref_params)
+    loss_P = surrogate.loss_P + kl_coef * kl_P - entropy_coef * entropy_P
+    return aggregate(loss_P, weight_P, batch.sequence_P), {
+        'entropy': losses.masked_mean(entropy_P, weight_P),
+        'kl': losses.masked_mean(kl_P, weight_P),
+        'approx_kl': surrogate.approx_kl,
+        'ratio_max': surrogate.ratio_max,
+        'clip_share': surrogate.clip_share,
+        'logp_mismatch': losses.masked_mean(
+            jnp.abs(logp_P - batch.logp_P), weight_P
+        ),
+    }
+
+  step = _make_step(loss_fn, optimizer)
+
+  def grpo_step(state, batch, ref_params=None):
+    if kl_coef and ref_params is None:
+      raise ValueError(f'kl_coef is {kl_coef}: ref_params must be given')
+    return step(state, batch, ref_params)
+
+  return jax.jit(grpo_step, donate_argnums=0)
+
+
+def _make_kl(model_cfg: transformer.ModelConfig):
+  def kl(logp_P, batch, ref_params):
+    ref_params = jax.lax.stop_gradient(ref_params)
+    return losses.k3_kl(logp_P, _logp_entropy(ref_params, batch, model_cfg)[0])
+
+  return kl
+
+
+def _no_kl(logp_P, batch, ref_params):
+  del batch, ref_params
+  return jnp.zeros_like(logp_P)
+
+
+def _logp_entropy(
+    params: types.Params,
+    batch: batches.Batch,
+    model_cfg: transformer.ModelConfig,
+) -> tuple[jax.Array, jax.Array]:
+  """Log-prob of each target and entropy there, both [P], float32."""
+  x_BxTxD = transformer.hidden(
+      params, batch.tok_BxT, batch.pos_BxT, batch.segment_BxT, model_cfg
+  )
+  x_PxD = x_BxTxD.reshape(-1, x_BxTxD.shape[-1])[batch.index_P]
+  return transformer.logp_entropy(params, x_PxD, batch.target_P, model_cfg)
+
+
+def _make_step(loss_fn: _LossFn, optimizer: optax.GradientTransformation):
+  """Gradient, clip, update; an update that is not finite changes nothing."""
+
+  def step(state, batch, ref_params):
+    (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+        state.params, batch, ref_params
+    )
+    grad_norm = optax.global_norm(grads)
+    is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    updates, opt_state = optimizer.update(
+        grads, state.opt_state, state.params
+    )
+    updated = types.TrainState(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        opt_state=opt_state,
+    )
+    state = jax.tree.map(
+        lambda new, old: jnp.where(is_finite, new, old), updated, state
+    )
+    return state, metrics | {
+        'loss': loss,
+        'grad_norm': grad_norm,
+        'tokens': jnp.sum(batch.weight_P != 0),
+        'skipped': 1 - is_finite.astype(jnp.int32),
+    }
+
+  return step
+
+
+class GrpoData(NamedTuple):
+  """What one iteration's rollouts give the policy to learn from."""
+
+  streams: list[batches.Stream]
+  adv_JxG: np.ndarray         # 0 where dropped
+  is_kept_J: np.ndarray       # groups whose success varies
+  is_used_JxG: np.ndarray     # rollouts that became streams
+  zero_variance_share: float  # share of groups (of >= 1 valid) that tie
+
+
+def grpo_streams(
+    tokens: Sequence[np.ndarray],
+    is_action: Sequence[np.ndarray],
+    logp: Sequence[np.ndarray],
+    reward_JxG: np.ndarray,
+    success_JxG: np.ndarray,
+    valid_JxG: np.ndarray,
+    advantage: Callable[..., jax.Array] = losses.group_advantage,
+) -> GrpoData:
+  """Rollouts of J groups of G, as streams with advantages. Host only.
+
+  Malformed rollouts are left out and do not enter their group's mean. Groups
+  that tie on raw success are dropped, whatever penalties did to the rewards:
+  there is no signal about the task in them.
+
+  Args:
+    tokens: J * G arrays [T], row-major (rollout g of task j at j * G + g).
+    is_action: for each, [T] true where the policy wrote the token.
+    logp: for each, [T] the sampler's log-prob of the token (where is_action).
+    reward_JxG: what is maximised: success less penalties.
+    success_JxG: raw success, 0 or 1.
+    valid_JxG: false for malformed or crashed episodes.
+    advantage: (reward_JxG, valid_JxG) -> advantages of the same shape.
+
+  Raises:
+    ValueError: the lengths do not agree.
+  """
+  reward_JxG = np.asarray(reward_JxG, np.float32)
+  success_JxG = np.asarray(success_JxG) > 0
+  valid_JxG = np.asarray(valid_JxG, bool)
+  for name, value in (('tokens', tokens), ('is_action', is_action),
+                      ('logp', logp)):
+    if len(value) != reward_JxG.size:
+      raise ValueError(
+          f'{len(value)} {name} for {reward_JxG.shape[0]} groups of '
+          f'{reward_JxG.shape[1]} rollouts'
+      )
+  wins_J = (success_JxG & valid_JxG).sum(-1)
+  num_valid_J = valid_JxG.sum(-1)
+  is_kept_J = (0 < wins_J) & (wins_J < num_valid_J)
+  is_used_JxG = valid_JxG & is_kept_J[:, None]
+  adv_JxG = np.asarray(advantage(reward_JxG, valid_JxG)) * is_used_JxG
+  streams = []
+  for i in np.flatnonzero(is_used_JxG):
+    weight_T = np.asarray(is_action[i], np.float32)
+    streams.append(batches.Stream(
+        tokens=np.asarray(tokens[i], np.int32),
+        weight=weight_T,
+        logp=np.where(weight_T > 0, logp[i], 0).astype(np.float32),
+        adv=weight_T * adv_JxG.flat[i],
+    ))
+  return GrpoData(
+      streams, adv_JxG, is_kept_J, is_used_JxG,
+      zero_variance_share=float(
+          1 - is_kept_J.sum() / max((num_valid_J > 0).sum(), 1)
+      ),
+  )

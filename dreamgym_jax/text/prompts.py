@@ -1,0 +1,263 @@
+"""Append-only token streams of the three roles, and the strict parsers.
+
+Policy (writes thought and action):
+  <task> instruction <page> s0 <think> THOUGHT <act> ACTION <end>
+  <page> s1 <think> THOUGHT <act> ACTION <end> ...
+Experience model (Eq. 4; writes reasoning R, the edit to s' and a flag):
+  <task> instruction <page> s0
+  <act> a0 <hit> grounded a0 <demo> d1 ... <think> R0 <edit> EDIT <cont>
+  <page> s1 <act> a1 ... <think> R1 <edit> over <win>
+Task generator (Eq. 6; the experience model's parameters):
+  <seed> instruction <page> s0 ... <task> INSTRUCTION <page> S0 <end>
+
+What a role writes is in capitals; the rest is printed by the harness. Nothing
+is ever re-tokenised: each piece is encoded once and appended. `done` and
+`success` are one flag of three values: <cont> goes on, <win> and <lose> end.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from dreamgym_jax import types
+from dreamgym_jax.text import actions, states
+from dreamgym_jax.text import tokenizer as tokenizers
+
+# What a token is, so that losses can weigh the parts of a stream apart.
+CONTEXT, REASONING, STATE, FLAG, THOUGHT, ACTION, TASK = range(7)
+N_KINDS = 7
+_ITEM = re.compile(r'.*?need (.*) have (.*) (yes|no)')
+_DEMO_EDIT_TOKENS = 24
+
+
+class ParseError(ValueError):
+  """A model's output breaks the grammar; the message says where."""
+
+
+class Piece(NamedTuple):
+  """A run of tokens, and the kind of each."""
+
+  ids: list[int]
+  kinds: list[int]
+
+  def __add__(self, other: 'Piece') -> 'Piece':
+    return Piece(self.ids + other.ids, self.kinds + other.kinds)
+
+
+def _piece(ids: list[int], kind: int) -> Piece:
+  return Piece(ids, [kind] * len(ids))
+
+
+class Demo(NamedTuple):
+  """A retrieved transition d_j, as shown beside an action."""
+
+  action: str
+  grounded: str
+  edit: str
+  reward: float
+  done: bool
+
+
+class Answer(NamedTuple):
+  """What the experience model wrote, parsed."""
+
+  reasoning: str
+  next_state: str
+  reward: float
+  done: bool
+  is_invalid: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+  """Encodes and parses the streams with one tokenizer."""
+
+  tok: tokenizers.Tokenizer
+
+  def _tagged(self, tag: str, text: str) -> list[int]:
+    return [self.tok.tag[tag], *self.tok.encode(text)]
+
+  # -- both roles -----------------------------------------------------------
+
+  def start(self, instruction: str, initial_state: str) -> list[int]:
+    return self._tagged('task', instruction) + self._tagged(
+        'page', initial_state)
+
+  def observe(self, previous: str, state: str) -> list[int]:
+    """The page again where it changed, else only the notice or `same`."""
+    if states.body(state) == states.body(previous):
+      state = states.INVALID if state.startswith('!') else states.SAME
+    return self._tagged('page', state)
+
+  # -- policy ---------------------------------------------------------------
+
+  def policy_ask(self) -> list[int]:
+    return [self.tok.tag['think']]
+
+  def policy_reply(self, thought: str, action: str) -> Piece:
+    tag = self.tok.tag
+    return _piece(self.tok.encode(thought), THOUGHT) + _piece(
+        [tag['act'], *self.tok.encode(action), tag['end']], ACTION)
+
+  def parse_reply(self, ids: Sequence[int]) -> tuple[str, str]:
+    """(thought, action); the action is '' where the reply is malformed."""
+    parts = self.tok.split(ids)
+    names = [name for name, _ in parts]
+    if names == ['', 'act', 'end'] or names == ['act', 'end']:
+      return ('' if names[0] else parts[0][1]), parts[-2][1]
+    return parts[0][1], ''
+
+  def policy_stream(self, episode: types.Episode) -> Piece:
+    task = episode.task
+    stream = _piece(self.start(task.instruction, task.initial_state), CONTEXT)
+    for t, step in enumerate(episode.transitions):
+      if t:
+        previous = episode.transitions[t - 1]
+        stream += _piece(self.observe(previous.state, step.state), CONTEXT)
+      stream += _piece(self.policy_ask(), CONTEXT)
+      stream += self.policy_reply(step.thought, step.action)
+    return stream
+
+  # -- experience model -----------------------------------------------------
+
+  def dream_ask(
+      self, action: str, grounded: str, demos: Sequence[Demo],
+      use_reasoning: bool = True,
+  ) -> list[int]:
+    tag = self.tok.tag
+    ids = self._tagged('act', action) + self._tagged('hit', grounded)
+    for demo in demos:
+      verb = demo.action.partition(' ')[0]
+      ids += self._tagged('demo', f'{verb} {demo.grounded}')
+      ids += self._tagged('edit', demo.edit)[:_DEMO_EDIT_TOKENS]
+      ids.append(self._flag(demo.reward, demo.done))
+    return [*ids, tag['think'] if use_reasoning else tag['edit']]
+
+  def _flag(self, reward: float, done: bool) -> int:
+    name = ('win' if reward > 0 else 'lose') if done else 'cont'
+    return self.tok.tag[name]
+
+  @property
+  def flags(self) -> tuple[int, int, int]:
+    """Ids of <cont>, <win>, <lose>: the stop tokens of the dream."""
+    return tuple(self.tok.tag[name] for name in ('cont', 'win', 'lose'))
+
+  def dream_answer(
+      self, step: types.Transition, use_reasoning: bool = True
+  ) -> Piece:
+    edit = self.tok.encode(states.diff(step.state, step.next_state))
+    # The step limit ends episodes by rule, not because the page is over.
+    is_over = step.next_state == states.OVER
+    flag = _piece([self._flag(step.reward, is_over)], FLAG)
+    if not use_reasoning:
+      return _piece(edit, STATE) + flag
+    return (_piece(self.tok.encode(step.reasoning), REASONING)
+            + _piece([self.tok.tag['edit'], *edit], STATE) + flag)
+
+  def parse_answer(
+      self, ids: Sequence[int], state: str, use_reasoning: bool = True
+  ) -> Answer:
+    """Reads R, edit and flag strictly; raises ParseError.
+
+    A win that the model's own reasoning contradicts (what was needed is not
+    what was there) is a malformed answer.
+    """
+    parts = self.tok.split(ids)
+    if not use_reasoning:
+      parts = [('', ''), ('edit', parts[0][1]), *parts[1:]]
+    names = [name for name, _ in parts]
+    if names and names[0] == 'edit':
+      parts, names = [('', ''), *parts], ['', *names]
+    if (len(names) != 3 or names[:2] != ['', 'edit'] or parts[2][1]
+        or names[2] not in ('cont', 'win', 'lose')):
+      raise ParseError(f'want R <edit> edit flag, got {self.tok.show(ids)!r}')
+    reasoning, edit = parts[0][1], parts[1][1]
+    try:
+      next_state = states.apply(state, edit)
+    except states.StateError as error:
+      raise ParseError(f'bad edit: {error}') from None
+    done, reward = names[2] != 'cont', float(names[2] == 'win')
+    if (next_state == states.OVER) != done:
+      raise ParseError(f'{edit[:30]!r} does not go with <{names[2]}>')
+    if reward and use_reasoning and refutes(reasoning):
+      raise ParseError(f'a win against its own reasoning: {reasoning!r}')
+    is_invalid = not done and next_state == states.invalid(state)
+    return Answer(reasoning, next_state, reward, done, is_invalid)
+
+  def dream_stream(
+      self, episode: types.Episode, demos: Sequence[Sequence[Demo]],
+      use_reasoning: bool = True,
+  ) -> Piece:
+    """Eq. 5's targets in one stream; demos[t] were retrieved for step t.
+
+    Malformed actions are invalid by rule in every world, so they are left out.
+    """
+    task = episode.task
+    stream = _piece(self.start(task.instruction, task.initial_state), CONTEXT)
+    previous = None
+    for step, shown in zip(episode.transitions, demos, strict=True):
+      if not is_wellformed(step.action):
+        continue
+      if previous is not None:
+        stream += _piece(self.observe(previous, step.state), CONTEXT)
+      stream += _piece(
+          self.dream_ask(step.action, actions.ground(step.action, step.state),
+                         shown, use_reasoning), CONTEXT)
+      stream += self.dream_answer(step, use_reasoning)
+      previous = step.state
+    return stream
+
+  # -- task generator -------------------------------------------------------
+
+  def task_ask(self, seeds: Sequence[types.Task]) -> list[int]:
+    ids = []
+    for seed in seeds:
+      ids += self._tagged('seed', seed.instruction)
+      ids += self._tagged('page', seed.initial_state)
+    return [*ids, self.tok.tag['task']]
+
+  def task_stream(
+      self, seeds: Sequence[types.Task], task: types.Task
+  ) -> Piece:
+    answer = (self.tok.encode(task.instruction)
+              + self._tagged('page', task.initial_state)
+              + [self.tok.tag['end']])
+    return _piece(self.task_ask(seeds), CONTEXT) + _piece(answer, TASK)
+
+  def parse_task(self, ids: Sequence[int]) -> tuple[str, str]:
+    """(instruction, s0) of a generated task; raises ParseError."""
+    parts = self.tok.split(ids)
+    if [name for name, _ in parts] != ['', 'page', 'end'] or parts[2][1]:
+      raise ParseError(f'want instruction <page> s0 <end>, got '
+                       f'{self.tok.show(ids)!r}')
+    instruction, state = parts[0][1], parts[1][1]
+    try:
+      elements = states.parse(state)
+    except states.StateError as error:
+      raise ParseError(f'bad page: {error}') from None
+    if not instruction or not elements:
+      raise ParseError('an empty instruction or page')
+    if [e.id for e in elements] != list(range(1, len(elements) + 1)):
+      raise ParseError('ids do not count from 1')
+    return instruction.replace('\n', ' '), state
+
+
+def is_wellformed(action: str) -> bool:
+  try:
+    actions.parse(action)
+  except actions.ActionError:
+    return False
+  return True
+
+
+def refutes(reasoning: str) -> bool:
+  """Whether the reasoning itself says that something needed is not there.
+
+  Items are `what need X have Y yes|no`, joined by ` ; `.
+  """
+  for item in reasoning.split(' ; '):
+    match = _ITEM.fullmatch(item)
+    if match and (match[1] != match[2] or match[3] == 'no'):
+      return True
+  return False

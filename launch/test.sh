@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Installs what is missing, then checks the style and runs the tests.
+set -euo pipefail
+
+root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." >/dev/null && pwd)"
+dry_run=0
+# shellcheck source=launch/install.sh
+source "$root/launch/install.sh"
+
+case "${1:-}" in
+  -h | --help)
+    cat <<'END'
+bash launch/test.sh [--dry-run] [ARGUMENTS OF pytest ...]
+
+Makes .venv, installs packages and Chromium as launch/local.sh does, then runs
+ruff and pytest. Without arguments: the whole suite. For example:
+
+    bash launch/test.sh tests/test_layering.py -k cycle
+END
+    exit 0
+    ;;
+  --dry-run)
+    dry_run=1
+    shift
+    ;;
+esac
+
+make_venv
+install_packages requirements.txt requirements-web.txt requirements-dev.txt
+find_or_install_chromium
+cd "$root"
+export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
+run "$venv/bin/python" -m ruff check .
+run exec "$venv/bin/python" -m pytest "$@"

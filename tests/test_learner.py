@@ -1,0 +1,395 @@
+"""The steps learn what they should, skip what they must, and resume."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dreamgym_jax import learner, losses
+from dreamgym_jax.data import batches
+from dreamgym_jax.models import transformer
+
+CFG = transformer.ModelConfig(V=16, D=16, N=1, H=2, K=1, d=8, F=32)
+
+
+@functools.cache
+def init_params(seed=0):
+  return jax.jit(transformer.init, static_argnums=1)(jax.random.key(seed), CFG)
+
+
+def random_streams(n, seed=0, low=3, high=9):
+  rng = np.random.default_rng(seed)
+  out = []
+  for size in rng.integers(low, high, n):
+    out.append(batches.Stream(
+        tokens=rng.integers(1, CFG.V, size),
+        weight=(rng.random(size) < 0.7).astype(np.float32),
+        logp=-3 * rng.random(size),
+        adv=rng.normal(size=size),
+    ))
+  return out
+
+
+def assert_close(a, b, atol=1e-6):
+  jax.tree.map(
+      functools.partial(np.testing.assert_allclose, atol=atol, rtol=1e-5), a, b
+  )
+
+
+# --- supervised ------------------------------------------------------------
+
+
+def test_sft_overfits_one_small_batch():
+  (batch,) = batches.pack(random_streams(4), 2, 24, 32)
+  optimizer = learner.make_optimizer(1e-2, 5, 150)
+  state = learner.init_state(init_params(), optimizer)
+  step = learner.make_sft_step(CFG, optimizer)
+  first = None
+  for _ in range(150):
+    state, metrics = step(state, batch)
+    first = first or float(metrics['loss'])
+  assert first > 2.0
+  assert float(metrics['loss']) < 0.5 < first
+  assert int(state.step) == 150
+  assert step._cache_size() == 1
+  # The scorer and the loss are one path.
+  logp_P = learner.make_score(CFG)(state.params, batch)
+  loss = losses.token_nll(logp_P, jnp.asarray(batch.weight_P))
+  _, metrics = step(state, batch)
+  assert_close(loss, metrics['loss'])
+
+
+def test_score_is_the_full_softmax():
+  (batch,) = batches.pack(random_streams(5), 2, 24, 40)
+  logits_BxTxV = transformer.forward(
+      init_params(), batch.tok_BxT, batch.pos_BxT, batch.segment_BxT, CFG
+  )
+  logp_NxV = jax.nn.log_softmax(logits_BxTxV).reshape(-1, CFG.V)
+  want_P = logp_NxV[batch.index_P, batch.target_P]
+  got_P = learner.make_score(CFG)(init_params(), batch)
+  used = batch.weight_P != 0
+  assert_close(np.asarray(got_P)[used], np.asarray(want_P)[used], 1e-5)
+
+
+def one_sgd_step(make_step, packed, **kwargs):
+  """The parameters after one plain gradient step, summed over batches."""
+  optimizer = optax.sgd(1.0)
+  step = make_step(CFG, optimizer, **kwargs)
+  start = init_params()
+  total = jax.tree.map(jnp.zeros_like, start)
+  for batch in packed:
+    state, metrics = step(learner.init_state(start, optimizer), batch)
+    share = float(metrics['tokens'])
+    total = jax.tree.map(
+        lambda t, new, old, share=share: t + share * (new - old),
+        total, state.params, start,
+    )
+  return total
+
+
+@pytest.mark.parametrize(
+    'make_step', [learner.make_sft_step, learner.make_grpo_step]
+)
+def test_packed_gradient_is_the_separate_one(make_step):
+  # A token mean times its token count is a sum, which adds over batches.
+  streams = random_streams(6)
+  together = one_sgd_step(make_step, batches.pack(streams, 2, 40, 64))
+  apart = one_sgd_step(
+      make_step, [batches.pack([s], 1, 12, 12)[0] for s in streams]
+  )
+  assert_close(together, apart, 1e-4)
+  assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(apart)) > 0.1
+
+
+@pytest.mark.parametrize('aggregate', [
+    losses.token_mean, losses.sequence_mean, losses.constant_length(10),
+])
+def test_padding_changes_nothing(aggregate):
+  streams = random_streams(4)
+  step = functools.partial(learner.make_grpo_step, aggregate=aggregate)
+  tight = one_sgd_step(step, batches.pack(streams, 2, 24, 30))
+  loose = one_sgd_step(step, batches.pack(streams, 5, 40, 99))
+  assert_close(tight, loose, 1e-4)
+
+
+def poisoned(batch):
+  return batch._replace(weight_P=batch.weight_P * np.nan)
+
+
+@pytest.mark.parametrize('poison', [np.nan, np.inf])
+def test_update_that_is_not_finite_is_skipped_and_counted(poison):
+  (batch,) = batches.pack(random_streams(4), 2, 24, 32)
+  optimizer = learner.make_optimizer(1e-2, 0, 10)
+  step = learner.make_sft_step(CFG, optimizer)
+  state, _ = step(learner.init_state(init_params(), optimizer), batch)
+  before = jax.tree.map(np.array, state)
+  bad = batch._replace(weight_P=batch.weight_P * np.float32(poison))
+  state, metrics = step(state, bad)
+  assert int(metrics['skipped']) == 1
+  jax.tree.map(np.testing.assert_array_equal, before, state)
+  state, metrics = step(state, batch)
+  assert int(metrics['skipped']) == 0 and int(state.step) == 2
+  assert np.isfinite(float(metrics['loss']))
+
+
+def test_init_state_leaves_the_callers_params_alive():
+  (batch,) = batches.pack(random_streams(2), 1, 24, 32)
+  params = jax.tree.map(jnp.copy, init_params())
+  optimizer = learner.make_optimizer(1e-2)
+  state, _ = learner.make_sft_step(CFG, optimizer)(
+      learner.init_state(params, optimizer), batch
+  )
+  assert_close(params, init_params())
+  assert not np.allclose(state.params['embed'], params['embed'])
+
+
+def test_norm_scales_do_not_decay():
+  optimizer = learner.make_optimizer(
+      0.1, weight_decay=0.5, schedule=learner.warmup_constant
+  )
+  params = init_params()
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+  # Zero gradient: what is left is the decay, -lr * .5 * w.
+  assert_close(updates['embed'], -0.05 * params['embed'])
+  assert_close(updates['blocks']['wq'], -0.05 * params['blocks']['wq'])
+  assert not updates['ln_f'].any()
+  assert not updates['blocks']['ln1'].any()
+
+
+def test_schedules_by_hand():
+  cosine = learner.warmup_cosine(1.0, 10, 110)
+  assert_close([cosine(0), cosine(5), cosine(10)], [0.0, 0.5, 1.0])
+  assert_close([cosine(60), cosine(110)], [0.55, 0.1])  # (1 + .1) / 2
+  constant = learner.warmup_constant(1.0, 10, 110)
+  assert_close([constant(5), constant(10), constant(999)], [0.5, 1.0, 1.0])
+
+
+def test_resumed_training_is_the_straight_run():
+  streams = random_streams(20)
+  optimizer = learner.make_optimizer(1e-2, 2, 12)
+  step = learner.make_sft_step(CFG, optimizer)
+
+  def run(state, cursor, n):
+    for _, (batch, after) in zip(
+        range(n), batches.epochs(streams, 1, 24, 24, cursor), strict=False
+    ):
+      state, _ = step(state, batch)
+      cursor = after
+    return state, cursor
+
+  straight, _ = run(
+      learner.init_state(init_params(), optimizer), batches.Cursor(3), 12
+  )
+  half, cursor = run(
+      learner.init_state(init_params(), optimizer), batches.Cursor(3), 7
+  )
+  saved = jax.tree.map(np.array, half)  # as through a checkpoint
+  resumed, _ = run(jax.tree.map(jnp.asarray, saved), cursor, 5)
+  jax.tree.map(np.testing.assert_array_equal, straight, resumed)
+
+
+# --- GRPO ------------------------------------------------------------------
+
+
+def test_grpo_metrics_on_policy():
+  """Old log-probs from the scorer itself: ratio 1, no KL, no mismatch."""
+  (batch,) = batches.pack(random_streams(5), 2, 32, 40)
+  params = init_params()
+  logp_P = learner.make_score(CFG)(params, batch)
+  batch = batch._replace(logp_P=np.asarray(logp_P))
+  optimizer = optax.sgd(0.0)
+  step = learner.make_grpo_step(CFG, optimizer, kl_coef=0.1)
+  _, m = step(learner.init_state(params, optimizer), batch, params)
+  assert_close(
+      [m['ratio_max'], m['clip_share'], m['kl'], m['logp_mismatch']],
+      [1.0, 0.0, 0.0, 0.0],
+  )
+  # r = 1 everywhere: the loss is minus the mean advantage.
+  assert_close(m['loss'], -np.average(batch.adv_P, weights=batch.weight_P))
+  # A gradient step on another reference sees its KL.
+  other = init_params(seed=1)
+  _, m = step(learner.init_state(params, optimizer), batch, other)
+  ref_P = learner.make_score(CFG)(other, batch)
+  d_P = np.asarray(ref_P) - batch.logp_P
+  kl = np.average(np.exp(d_P) - d_P - 1, weights=batch.weight_P)
+  assert kl > 0.01
+  assert_close(m['kl'], kl, 1e-5)
+
+
+def test_kl_needs_a_reference():
+  (batch,) = batches.pack(random_streams(2), 1, 24, 32)
+  optimizer = optax.sgd(0.0)
+  step = learner.make_grpo_step(CFG, optimizer, kl_coef=0.1)
+  with pytest.raises(ValueError, match='ref_params'):
+    step(learner.init_state(init_params(), optimizer), batch)
+
+
+def test_entropy_bonus_and_kl_pull_the_right_way():
+  streams = [s._replace(adv=0 * s.adv) for s in random_streams(5)]
+  (batch,) = batches.pack(streams, 2, 32, 40)
+  optimizer = optax.sgd(0.3)
+
+  def run(key, n=30, **kwargs):
+    step = learner.make_grpo_step(CFG, optimizer, **kwargs)
+    state = learner.init_state(init_params(), optimizer)
+    values = []
+    for _ in range(n):
+      state, metrics = step(state, batch, init_params(seed=1))
+      values.append(float(metrics[key]))
+    return values[0], values[-1]
+
+  first, last = run('entropy', entropy_coef=1.0)
+  assert last > first + 0.05
+  first, last = run('kl', kl_coef=1.0)
+  assert last < 0.7 * first
+
+
+def make_streams_args(J, G, T=4):
+  rng = np.random.default_rng(0)
+  tokens = [rng.integers(1, 9, T) for _ in range(J * G)]
+  is_action = [np.array([0, 1, 0, 1])] * (J * G)
+  logp = [np.array([np.nan, -1.0, np.nan, -2.0])] * (J * G)
+  return tokens, is_action, logp
+
+
+def test_grpo_streams_by_hand():
+  success = np.array([[1, 0, 0, 1], [1, 1, 1, 1], [1, 0, 0, 0], [1, 0, 0, 0]])
+  valid = np.ones((4, 4), bool)
+  valid[0, 3] = False  # a win that M_exp garbled
+  valid[3, 0] = False  # the only win of its group
+  reward = success - 0.1 * np.array([[0, 0, 0, 0], [0, 1, 0, 0],
+                                     [0, 0, 1, 0], [0, 0, 0, 0]])
+  data = learner.grpo_streams(
+      *make_streams_args(4, 4), reward, success, valid,
+      advantage=losses.centred_advantage,
+  )
+  # Group 1 ties on success (its penalty does not save it), group 3 ties once
+  # the malformed win is out.
+  assert data.is_kept_J.tolist() == [True, False, True, False]
+  assert data.zero_variance_share == 0.5
+  want = np.zeros((4, 4))
+  want[0] = [2 / 3, -1 / 3, -1 / 3, 0]    # mean 1/3 of the three valid
+  want[2] = [0.775, -0.225, -0.325, -0.225]  # mean (1 - .1) / 4 = .225
+  np.testing.assert_allclose(data.adv_JxG, want, atol=1e-6)
+  assert len(data.streams) == data.is_used_JxG.sum() == 7
+  first = data.streams[0]
+  np.testing.assert_allclose(first.weight, [0, 1, 0, 1])
+  np.testing.assert_allclose(first.logp, [0, -1, 0, -2])
+  np.testing.assert_allclose(first.adv, [0, 2 / 3, 0, 2 / 3], rtol=1e-6)
+  np.testing.assert_array_equal(
+      data.streams[3].tokens, make_streams_args(4, 4)[0][8]
+  )
+
+
+def test_grpo_streams_refuses_other_lengths():
+  with pytest.raises(ValueError, match='8 tokens for 3 groups of 4'):
+    learner.grpo_streams(
+        *make_streams_args(2, 4), *[np.ones((3, 4))] * 3
+    )
+
+
+def test_all_tied_gives_no_streams():
+  ones = np.ones((2, 4))
+  data = learner.grpo_streams(*make_streams_args(2, 4), ones, ones, ones)
+  assert data.streams == [] and data.zero_variance_share == 1.0
+  assert batches.pack_evenly(data.streams, 2, 8, 8) == []
+
+
+def sampler(length):
+  """Draws the token after each prompt from the model, through `score`."""
+  score = learner.make_score(CFG)
+  actions = np.arange(CFG.V)
+
+  def draw(params, prompts, rng):
+    """A list of token lists -> (tokens drawn, their log-probs)."""
+    unique = sorted(set(map(tuple, prompts)))
+    logp = {}
+    for prompt in unique:
+      weight = np.array([0.0] * len(prompt) + [1.0])
+      (batch,) = batches.pack(
+          [batches.Stream(np.array([*prompt, a]), weight) for a in actions],
+          CFG.V, length, CFG.V,
+      )
+      logp_P = np.asarray(score(params, batch), np.float64)
+      logp[prompt] = logp_P[np.argsort(batch.target_P)]
+    out = []
+    for prompt in prompts:
+      logp_V = logp[tuple(prompt)]
+      p_V = np.exp(logp_V) / np.exp(logp_V).sum()
+      token = rng.choice(CFG.V, p=p_V)
+      out.append((int(token), logp_V[token]))
+    return out
+
+  return draw
+
+
+def train_grpo(world, prompts, length, iterations, lr, G=16):
+  """GRPO in `world(draw, params, prompt rows, rng) -> rollouts`; success."""
+  optimizer = learner.make_optimizer(
+      lr, schedule=learner.warmup_constant, b2=0.99
+  )
+  step = learner.make_grpo_step(
+      CFG, optimizer, kl_coef=1e-3, entropy_coef=1e-3
+  )
+  draw = sampler(length)
+  state = learner.init_state(init_params(), optimizer)
+  rng, rates = np.random.default_rng(0), []
+  rows = [p for p in prompts for _ in range(G)]
+  for _ in range(iterations):
+    rollouts = world(draw, state.params, rows, rng)
+    reward_JxG = np.array([r[3] for r in rollouts]).reshape(len(prompts), G)
+    rates.append(reward_JxG.mean())
+    data = learner.grpo_streams(
+        *zip(*[r[:3] for r in rollouts], strict=True),
+        reward_JxG, reward_JxG, np.ones_like(reward_JxG),
+    )
+    for batch in batches.pack_evenly(
+        data.streams, len(rows), length, 2 * len(rows)
+    ):
+      state, metrics = step(state, batch, init_params())
+      assert int(metrics['skipped']) == 0
+      assert float(metrics['logp_mismatch']) < 1e-5
+  return rates
+
+
+def test_grpo_solves_a_bandit():
+  def world(draw, params, rows, rng):
+    out = []
+    for prompt, (token, logp) in zip(
+        rows, draw(params, rows, rng), strict=True
+    ):
+      out.append((
+          [*prompt, token], [0, 1], [0.0, logp],
+          float(token == prompt[0] + 4),
+      ))
+    return out
+
+  rates = train_grpo(world, [[1], [2], [3]], 2, iterations=60, lr=2e-2)
+  assert np.mean(rates[:3]) < 0.3
+  assert np.mean(rates[-5:]) > 0.95, rates
+
+
+def test_grpo_solves_a_two_step_world():
+  """The second token must answer the world's reply to the first one."""
+
+  def world(draw, params, rows, rng):
+    first = draw(params, rows, rng)
+    seen = [
+        [*p, a, 10 + a % 3] for p, (a, _) in zip(rows, first, strict=True)
+    ]
+    second = draw(params, seen, rng)
+    out = []
+    for prompt, (a, la), (b, lb) in zip(seen, first, second, strict=True):
+      out.append((
+          [*prompt, b], [0, 1, 0, 1], [0.0, la, 0.0, lb],
+          float(a < 6 and b == prompt[2] - 8),
+      ))
+    return out
+
+  rates = train_grpo(world, [[1], [2]], 4, iterations=80, lr=1e-2, G=32)
+  assert np.mean(rates[:3]) < 0.15
+  assert np.mean(rates[-5:]) > 0.9, rates
