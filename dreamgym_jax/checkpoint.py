@@ -58,7 +58,11 @@ class Checkpointer:
 
     arrays: pytree of jax or numpy arrays, typed keys among them.
     host: JSON-able. All processes call this; the first one writes `host`.
+    Raises CheckpointError for arrays without elements: Orbax hangs on them.
     """
+    empty = [k for k, (shape, _) in _leaves(arrays).items() if 0 in shape]
+    if empty:
+      raise CheckpointError(f'arrays without elements: {", ".join(empty)}')
     final = self._dir / str(step)
     partial = self._dir / f'{step}.partial'
     is_first = jax.process_index() == 0

@@ -71,18 +71,18 @@ def defaults() -> D:
   c.model.remat = 'none'
 
   c.batch = D()                     # packed batches of SFT
-  c.batch.rows = 4
+  c.batch.rows = 2                  # small batches learn to copy sooner
   c.batch.length = 512
-  c.batch.positions = 2048          # weighted tokens in a batch
+  c.batch.positions = 1024          # weighted tokens in a batch
 
   c.base = D()                      # all tokens of all roles
-  c.base.minutes = 60.0             # of training, wall-clock
+  c.base.steps = 9_000              # optimiser updates
   c.base.lr = 3e-3
   c.base.rename = 0.5               # share of episodes with other names
 
   c.experience = D()                # SFT of M_exp (Eq. 5)
   c.experience.init = 'shipped'     # or 'base': train it here
-  c.experience.minutes = 20.0
+  c.experience.steps = 4_000
   c.experience.lr = 1e-3
   c.experience.rename = 0.3
   c.experience.flag_weight = 3.0    # loss weight of done and success
@@ -114,7 +114,7 @@ def defaults() -> D:
   c.gate.min_n = 30                 # fewer cases pass only without error
   c.gate.remedies = 1               # rounds of SFT on the policy's own steps
   c.gate.remedy_pages = 40          # of each family that failed
-  c.gate.remedy_minutes = 2.0
+  c.gate.remedy_steps = 400
 
   c.curriculum = D()
   c.curriculum.max_synthetic = 0.25  # lambda: share of generated tasks
@@ -130,6 +130,7 @@ def defaults() -> D:
   c.rl.tasks = 20                   # J
   c.rl.group = 8                    # G
   c.rl.lr = 2e-4
+  c.rl.updates = 2                  # minibatches of an iteration
   c.rl.clip_low, c.rl.clip_high = 0.2, 0.28
   c.rl.kl_coef = 0.005              # k3 to the warm-up policy
   c.rl.entropy_coef = 0.0

@@ -114,8 +114,7 @@ def policy_streams(
 
 
 def base_streams(
-    prompt: prompts.Prompts, episodes: Sequence[types.Episode],
-    retrieve: RetrieveAll, seed: int,
+    prompt: prompts.Prompts, episodes: Sequence[types.Episode], seed: int,
 ) -> list[batches.Stream]:
   """All tokens of all roles, but for what an expert would do.
 
@@ -124,7 +123,7 @@ def base_streams(
   how to act. Random actions teach the form.
   """
   world = kind_weights(context=1, reasoning=1, state=1, flag=1, task=1)
-  streams = dream_streams(prompt, episodes, retrieve, world, seed=seed)
+  streams = dream_streams(prompt, episodes, no_demos, world, seed=seed)
   tasks = list({e.task.task_id: e.task for e in episodes}.values())
   streams += task_streams(prompt, tasks, len(tasks) // 2, 1, world, seed)
   random = [e for e in episodes if e.behaviour == 'random']

@@ -39,13 +39,19 @@ def warmup_constant(
 ) -> optax.Schedule:
   """Linear from 0 to lr, then lr; for RL, whose end nobody knows."""
   del total_steps
-  return optax.warmup_constant_schedule(0.0, lr, warmup_steps)
+
+  # Not optax's: without warm-up that one stays at 0 for ever.
+  def schedule(count):
+    warm = count / max(warmup_steps, 1)
+    return lr * jnp.where(count < warmup_steps, warm, 1.0)
+
+  return schedule
 
 
 def make_optimizer(
     lr: float,
-    warmup_steps: int = 0,
-    total_steps: int = 1,
+    warmup_steps: int,
+    total_steps: int,
     weight_decay: float = 0.0,
     max_grad_norm: float = 1.0,
     schedule: Callable[[float, int, int], optax.Schedule] = warmup_cosine,
@@ -206,7 +212,7 @@ def _make_step(loss_fn: _LossFn, optimizer: optax.GradientTransformation):
     (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
         state.params, batch, ref_params
     )
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     updates, opt_state = optimizer.update(
         grads, state.opt_state, state.params

@@ -148,6 +148,13 @@ def test_another_model_is_an_error_not_a_fresh_start(tmp_path, change):
   assert saver.restore(_state(0)).step == 1
 
 
+def test_empty_arrays_are_refused(tmp_path):
+  saver = checkpoint.Checkpointer(tmp_path)
+  with pytest.raises(checkpoint.CheckpointError, match='without elem.*rows'):
+    saver.save(1, {'rows': jnp.zeros((0, 3))}, {})
+  assert saver.steps() == []
+
+
 def test_json_is_replaced_whole(tmp_path):
   path = tmp_path / 'a' / 'x.json'
   checkpoint.write_json_atomic(path, {'a': np.float32(0.5), 'b': [1]})

@@ -74,6 +74,13 @@ def test_paired_difference_by_hand():
   assert 0 < got.ci95[0] < got.diff < got.ci95[1]
 
 
+def test_paired_published_example():
+  # Bentur et al. 2009 in Fagerland, Lydersen and Laake, Statistics in
+  # Medicine 33:2850 (2014): cells 1, 1, 7, 12 -> .026 to .507 in size.
+  got = paired(1, 1, 7, 12)
+  np.testing.assert_allclose(got.ci95, (0.026, 0.507), atol=5e-4)
+
+
 def test_paired_interval_without_correlation_is_the_independent_one():
   got = paired(0, 5, 15, 0)    # a margin product, but phi = -75/75 here
   assert got.ci95[0] <= evaluate.newcombe((5, 20), (15, 20))[0]

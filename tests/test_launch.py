@@ -46,11 +46,13 @@ class Machine:
     (self.venv / 'pyvenv.cfg').touch()
     self.tool('python', python, self.venv / 'bin')
 
-  def run(self, script: str, *args: str, cwd: pathlib.Path | None = None,
-          **variables: str) -> subprocess.CompletedProcess:
+  def run(
+      self, script: str, *args: str, cwd: pathlib.Path = ROOT,
+      checkout: pathlib.Path = ROOT, **variables: str,
+  ) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [str(self.bin / 'bash'), str(ROOT / script), *args],
-        cwd=cwd or ROOT, capture_output=True, text=True, timeout=60,
+        [str(self.bin / 'bash'), str(checkout / script), *args], cwd=cwd,
+        timeout=60, capture_output=True, text=True,
         env={'PATH': str(self.bin), 'HOME': str(self.home),
              'DREAMGYM_VENV': str(self.venv), **variables})
 
@@ -122,14 +124,14 @@ def test_help_explains_and_runs_nothing(machine: Machine):
 
 def test_local_passes_flags_on_and_keeps_the_callers_directory(
     ready: Machine, tmp_path: pathlib.Path):
-  ready.make_venv('echo "at $PWD with $PYTHONPATH" >>' + str(ready.log))
+  ready.make_venv('echo "$# at $PWD with $PYTHONPATH" >>' + str(ready.log))
   done = ready.run(
       'launch/local.sh', '--workdir=a b', '--mode=report', cwd=tmp_path)
   assert done.returncode == 0, done.stderr
   assert ready.calls[-2:] == [
       f'python -m dreamgym_jax.main --config={ROOT}/configs/webarena.py'
       ' --workdir=a b --mode=report',
-      f'at {tmp_path} with {ROOT}',
+      f'5 at {tmp_path} with {ROOT}',  # 'a b' arrived as one argument
   ]
 
 
@@ -162,7 +164,7 @@ def pip_calls(machine: Machine) -> list[str]:
   return [c for c in machine.calls if c.startswith('python -m pip')]
 
 
-def test_packages_are_installed_once_and_again_when_they_change(
+def test_packages_are_installed_once_and_then_what_is_missing(
     ready: Machine):
   ready.run('launch/local.sh')
   assert len(pip_calls(ready)) == 1
@@ -172,10 +174,30 @@ def test_packages_are_installed_once_and_again_when_they_change(
   assert len(pip_calls(ready)) == 2
   assert pip_calls(ready)[1].endswith(f'-r {ROOT}/requirements-dev.txt')
   assert f'-r {ROOT}/requirements.txt' not in pip_calls(ready)[1]
-  (ready.venv / '.installed/requirements-web.txt').write_text('of old\n')
-  ready.run('launch/local.sh')
-  assert len(pip_calls(ready)) == 3
-  assert pip_calls(ready)[2].endswith(f'-r {ROOT}/requirements-web.txt')
+
+
+def test_a_changed_requirement_or_pin_is_installed(
+    ready: Machine, tmp_path: pathlib.Path):
+  checkout = tmp_path / 'checkout'
+  shutil.copytree(ROOT / 'launch', checkout / 'launch')
+  for file in ROOT.glob('*.txt'):
+    shutil.copy(file, checkout)
+
+  def install() -> str:
+    before = len(pip_calls(ready))
+    done = ready.run('launch/local.sh', checkout=checkout)
+    assert done.returncode == 0, done.stderr
+    return ' '.join(pip_calls(ready)[before:])
+
+  install()
+  assert install() == ''
+  with (checkout / 'requirements-web.txt').open('a') as file:
+    file.write('gradio\n')
+  assert install().endswith(f'txt -r {checkout}/requirements-web.txt')
+  with (checkout / 'constraints.txt').open('a') as file:
+    file.write('gradio==1.0\n')
+  assert install().count(' -r ') == 2
+  assert install() == ''
 
 
 def test_a_failed_installation_is_not_stamped(ready: Machine):

@@ -26,6 +26,7 @@ LAYERS = (
      'losses'),
     ('learner', 'checkpoint'),
     ('sft', 'evaluate', 'audit', 'cost', 'report'),
+    ('stages',),
     ('train',),
     ('plan', 'serve'),
     ('main',),
@@ -39,7 +40,7 @@ CONFINED = (
     ('tensorflow_datasets', ('data/trajectories.py',), True),
     ('absl.flags', ('main.py',), False),
     ('ml_collections.config_flags', ('main.py',), False),
-    ('ml_collections', ('config.py', 'train.py', 'main.py'), False),
+    ('ml_collections', ('config.py', 'stages/', 'train.py', 'main.py'), False),
     ('playwright', ('envs/',), False),
 )
 BANNED_IMPORTS = (

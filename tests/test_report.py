@@ -1,19 +1,20 @@
-"""Files a run leaves: metrics, summary, table, figures, page."""
+"""The report of a made-up run: table, figures, and the page in a browser."""
 
 import copy
 import functools
 import html as htmllib
-import json
 import re
+import shutil
 import struct
 import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+from playwright import sync_api
 
 from dreamgym_jax import evaluate
 from dreamgym_jax.audit import fidelity, gate
-from dreamgym_jax.report import html, plots, table, writer
+from dreamgym_jax.report import html, plots, table
 from dreamgym_jax.text import states
 from dreamgym_jax.types import Episode, Task, Transition
 
@@ -158,98 +159,6 @@ def report_data():
                   'On held-out tasks the interval includes 0.'])
 
 
-# Metrics.
-
-
-def test_metrics_are_read_back(tmp_path):
-  with writer.MetricsWriter(tmp_path) as out:
-    assert out.cursor('dream') == -1
-    assert out.write('dream', 0, {'success': np.float32(.5)})
-    assert out.write('dream', 3, {'success': .25, 'kl': float('nan')})
-    assert out.write('warmup', 0, {'loss': 1})
-  rows = writer.read_metrics(tmp_path)
-  assert rows[1] == {'stage': 'dream', 'step': 3, 'success': .25, 'kl': None}
-  assert writer.series(rows, 'success', 'dream') == [(0, .5), (3, .25)]
-  assert writer.series(rows, 'kl', 'dream') == []
-  events = list((tmp_path / writer.EVENTS).iterdir())
-  assert any(b'dream/success' in e.read_bytes() for e in events)
-
-
-def test_resumed_metrics_equal_a_straight_run(tmp_path):
-  def run(folder, start, stop):
-    with writer.MetricsWriter(folder) as out:
-      for i in range(start, stop):
-        out.write('dream', i, {'x': i * i})
-
-  run(tmp_path / 'straight', 0, 9)
-  run(tmp_path / 'killed', 0, 6)
-  with open(tmp_path / 'killed' / writer.METRICS, 'a') as file:
-    file.write('{"stage": "dream", "st')   # the kill came while writing
-  run(tmp_path / 'killed', 3, 9)           # the checkpoint was older
-  texts = [(tmp_path / d / writer.METRICS).read_text()
-           for d in ('straight', 'killed')]
-  assert texts[0] == texts[1]
-
-
-def test_a_corrupt_metrics_line_is_named(tmp_path):
-  (tmp_path / writer.METRICS).write_text('{"stage": "a", "step": 1}\nxx\n')
-  with pytest.raises(ValueError, match='metrics.jsonl:2 is corrupt'):
-    writer.MetricsWriter(tmp_path)
-
-
-# summary.json.
-
-
-def summary(**changed):
-  score = evaluate.make_score(70, 240).to_json()
-  values = dict(
-      config={'a': {'b': 1}}, commit='faf058d', seed=0,
-      stages={'warmup': score, 'dream': score}, gate=gate_summary(.9, 'x'),
-      fidelity=fidelity.summary(step_pairs(.9)), ledger=LEDGER,
-      seconds={'dream': 3.5}, peak_rss_bytes=10 ** 9)
-  return values | changed
-
-
-def test_summary_is_exactly_the_schema(tmp_path):
-  path = tmp_path / 'summary.json'
-  wrote = writer.write_summary(path, **summary())
-  read = json.loads(path.read_text())
-  assert read == json.loads(json.dumps(wrote))
-  assert list(read) == ['config', 'commit', 'seed', 'stages', 'gate',
-                        'fidelity', 'ledger', 'seconds', 'peak_rss_bytes']
-  writer.validate_summary(read)
-  assert [p.name for p in tmp_path.iterdir()] == ['summary.json']
-
-
-BAD_SCORE = {'successes': 3, 'episodes': 2, 'wilson95': [0, 1]}
-
-
-@pytest.mark.parametrize('changed,message', [
-    ({'seed': '0'}, 'seed is not int'),
-    ({'stages': {'sft': {}}}, 'stages.sft'),
-    ({'stages': {'dream': BAD_SCORE}}, 'more successes'),
-    ({'stages': {'dream': {'successes': 1}}}, 'missing .*episodes'),
-    ({'ledger': LEDGER | {'guessed': 1}}, "unknown .'guessed'"),
-    ({'ledger': LEDGER | {'dreamed': 1.5}}, 'ledger.dreamed is not a count'),
-    ({'seconds': {'dream': -1}}, 'seconds.dream'),
-    ({'peak_rss_bytes': -1}, 'peak_rss_bytes'),
-])
-def test_a_broken_summary_is_named_and_not_written(
-    tmp_path, changed, message):
-  with pytest.raises(ValueError, match=message):
-    writer.write_summary(tmp_path / 's.json', **summary(**changed))
-  assert not list(tmp_path.iterdir())
-
-
-def test_an_old_summary_survives_a_failed_write(tmp_path):
-  path = tmp_path / 's.json'
-  writer.write_summary(path, **summary())
-  before = path.read_text()
-  with pytest.raises(ValueError, match='JSON compliant'):
-    writer.write_summary(path, **summary(gate={'x': float('nan')}))
-  assert path.read_text() == before
-
-
 # Table.
 
 
@@ -304,6 +213,7 @@ def test_inline_figures_share_no_ids_and_take_the_page_colour():
   used = set(re.findall(r'(?:xlink:href="|url\()#([^")]+)', a))
   assert used and used <= ids[0]
   assert plots.INK not in a and 'currentColor' in a
+  assert plots.DREAMED not in a and 'var(--dream)' in a
   ET.fromstring(a)
 
 
@@ -356,6 +266,38 @@ def test_untrusted_text_is_escaped_everywhere():
   page = html.render(data)
   assert '<script' not in page
   assert page.count(htmllib.escape('<script>')) > 30
+
+
+def test_a_browser_shows_the_page_and_runs_nothing(tmp_path):
+  chromium = shutil.which('chromium') or shutil.which('google-chrome')
+  if not chromium:
+    pytest.skip('no Chromium on PATH')
+  data = dict(report_data(), title=EVIL, replays=[
+      html.replay(*episodes(EVIL, thought=EVIL))])
+  html.write_report(tmp_path / 'report.html', data)
+  with sync_api.sync_playwright() as playwright:
+    browser = playwright.chromium.launch(
+        executable_path=chromium, args=['--no-sandbox', '--disable-gpu'])
+    for width in (1280, 420):
+      page = browser.new_page(viewport={'width': width, 'height': 900})
+      seen, said = [], []
+      page.on('request', lambda r, seen=seen: seen.append(r.url))
+      page.on('dialog', lambda d, said=said: said.append(d.message))
+      page.on('console', lambda m, said=said: said.append(m.text))
+      page.goto((tmp_path / 'report.html').as_uri())
+      assert len(seen) == 1 and not said
+      assert page.locator('h1').inner_text() == EVIL
+      assert page.evaluate(
+          'document.documentElement.scrollWidth <= innerWidth')
+      # Every figure has ink of the page's colour and a size.
+      assert all(page.locator('figure svg').evaluate_all(
+          'all => all.map(x => x.getBoundingClientRect().height > 50)'))
+      # Nothing of the gate's table is cut off on a desktop.
+      if width == 1280:
+        assert all(page.locator('.scroll').evaluate_all(
+            'all => all.map(x => x.scrollWidth <= x.clientWidth)'))
+      page.close()
+    browser.close()
 
 
 def test_an_empty_report_says_what_is_missing():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamgym_jax.models import transformer
+from dreamgym_jax.models import layers, transformer
 
 CFG = transformer.ModelConfig(V=37, D=16, N=3, H=4, K=2, d=8, F=24)
 
@@ -66,7 +66,7 @@ def test_causal_and_within_segment_by_gradient(params):
 def test_query_blocks_equal_one_block(params, monkeypatch):
   tok = tokens(2, 11)
   one = forward(params, tok)
-  monkeypatch.setattr(transformer, '_QUERY_BLOCK', 4)
+  monkeypatch.setattr(layers, '_QUERY_BLOCK', 4)
   np.testing.assert_allclose(forward(params, tok), one, atol=1e-5)
 
 
@@ -124,3 +124,67 @@ def test_bad_sizes_say_why():
     dataclasses.replace(CFG, H=3)
   with pytest.raises(ValueError, match="remat='all'"):
     dataclasses.replace(CFG, remat='all')
+
+
+# --- over a cache
+
+
+extend = jax.jit(transformer.extend, static_argnames=('cfg', 'columns'))
+
+
+def test_cached_equals_full(params):
+  """One token at a time, a prompt then tokens, and all at once."""
+  tok = tokens(2, 9)
+  want = transformer.hidden(params, tok, *plain(tok), CFG)
+  for cuts in ([9], [5, 1, 1, 1, 1], [1] * 9, [2, 7]):
+    cache, out, at = transformer.empty_cache(CFG, 2, 12), [], 0
+    for n in cuts:
+      x, cache = extend(params, cache, tok[:, at:at + n],
+                        jnp.full(2, n), CFG)
+      out.append(x)
+      at += n
+    np.testing.assert_allclose(
+        jnp.concatenate(out, 1), want, atol=1e-5, err_msg=str(cuts))
+    assert cache.fill_B.tolist() == [9, 9]
+
+
+def test_ragged_extend_equals_each_row_alone(params):
+  """Rows of unequal length, one of them idle, in two ragged pieces."""
+  tok, first, then = tokens(3, 12), [5, 0, 3], [2, 4, 0]
+  cache = transformer.empty_cache(CFG, 3, 16)
+  junk = tokens(3, 12, seed=9)
+  pad = jnp.arange(12)[None]
+  at = jnp.zeros((3, 1), jnp.int32)
+  for lens in (first, then):
+    n = jnp.array(lens)
+    piece = jnp.take_along_axis(tok, jnp.minimum(at + pad, 11), 1)
+    piece = jnp.where(pad < n[:, None], piece, junk)[:, :6]
+    before = cache
+    x, cache = extend(params, cache, piece, n, CFG)
+    for b in range(3):
+      if lens[b] == 0:  # untouched, bit for bit
+        np.testing.assert_array_equal(
+            cache.k_NxBxSxKxd[:, b], before.k_NxBxSxKxd[:, b])
+      else:
+        end = int(at[b, 0]) + lens[b]
+        want = transformer.hidden(
+            params, tok[b:b + 1, :end], *plain(tok[b:b + 1, :end]), CFG)
+        np.testing.assert_allclose(
+            x[b, lens[b] - 1], want[0, -1], atol=1e-5, err_msg=str((lens, b)))
+    at = at + n[:, None]
+  assert cache.fill_B.tolist() == [7, 4, 3]
+
+
+def test_extend_of_some_rows_and_columns_equals_all(params):
+  tok, n = tokens(4, 6), jnp.array([6, 3, 5, 4])
+  cache = transformer.empty_cache(CFG, 4, 16)
+  _, cache = extend(params, cache, tok, n, CFG)
+  tok = tokens(4, 2, seed=3)
+  want, after = extend(params, cache, tok, jnp.array([0, 2, 0, 1]), CFG)
+  row = jnp.array([3, 1, 4])  # row 4 does not exist: padding
+  got, some = extend(params, cache, tok[jnp.array([3, 1, 0])],
+                     jnp.array([1, 2, 2]), CFG, row_R=row, columns=8)
+  np.testing.assert_allclose(got[0, 0], want[3, 0], atol=1e-5)
+  np.testing.assert_allclose(got[1], want[1], atol=1e-5)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+               some, after)

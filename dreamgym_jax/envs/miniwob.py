@@ -7,9 +7,6 @@ runs inside the page are miniwob_page.js and miniwob_input.js.
 
 Mode 'script' sends input events through JavaScript; mode 'user' has Playwright
 move the mouse and type keys in the same frames, slower and closer to a person.
-
-Playwright's sync API belongs to one thread and refuses to run inside an asyncio
-loop (notebooks): use envs/pool.py there.
 """
 
 import collections
@@ -17,16 +14,13 @@ import dataclasses
 import difflib
 import importlib.util
 import json
-import os
 import pathlib
-import shutil
-import signal
-import threading
 from collections.abc import Callable, Sequence
 
 from playwright import sync_api
 
 from dreamgym_jax import types
+from dreamgym_jax.envs import chromium
 from dreamgym_jax.text import actions as actions_lib
 from dreamgym_jax.text import states
 
@@ -36,50 +30,13 @@ SCRIPT, USER = 'script', 'user'
 _SCRIPTS = tuple(
     pathlib.Path(__file__).with_name(name)
     for name in ('miniwob_page.js', 'miniwob_input.js'))
-_NAMES = ('chromium', 'chromium-browser', 'google-chrome')
-_DEBIAN = '/usr/lib/chromium/chromium'
-_FLAGS = (
-    '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-    '--disable-background-networking', '--disable-component-update',
-    '--disable-sync',
-    # The host page and its frames are files: one origin only with this.
-    '--allow-file-access-from-files',
-    # Frames out of sight must run as fast as those in view.
-    '--disable-background-timer-throttling', '--disable-renderer-backgrounding',
-    '--disable-backgrounding-occluded-windows',
-)
 _MAX_FRAMES = 96        # loaded pages kept for reuse, least recently used go
 _USER_TIMEOUT = 2000.   # ms for one action of Playwright, e.g. while covered
 _WON = .99              # some pages pay in part; only full marks are success
 
 
-class EnvError(RuntimeError):
-  """The real environment cannot be had; the message says what to do."""
-
-
-class _Driver(threading.local):
-  """Playwright's own process: one thread can have one, worlds share it."""
-
-  users = 0
-
-  def acquire(self) -> sync_api.Playwright:
-    if not self.users:
-      try:
-        self._playwright = sync_api.sync_playwright().start()
-      except sync_api.Error as error:
-        raise EnvError(
-            f'Playwright does not start here: {error} In a notebook put the '
-            'world into envs.pool.Pool.') from error
-    self.users += 1
-    return self._playwright
-
-  def release(self) -> None:
-    self.users -= 1
-    if not self.users:
-      self._playwright.stop()
-
-
-_driver = _Driver()
+EnvError = chromium.EnvError
+find_chromium = chromium.find_chromium
 
 
 @dataclasses.dataclass
@@ -91,22 +48,6 @@ class _Row:
   steps: int = 0
   is_over: bool = False
   error: str = ''       # the browser died under this row
-
-
-def find_chromium() -> str:
-  """Path of a Chromium; raises EnvError naming how to install one."""
-  for name in _NAMES:
-    if path := shutil.which(name):
-      return path
-  if os.environ.get('PATH') and os.access(_DEBIAN, os.X_OK):
-    return _DEBIAN
-  path = _driver.acquire().chromium.executable_path
-  _driver.release()
-  if os.access(path, os.X_OK):
-    return path
-  raise EnvError(
-      'no Chromium found; install one with `apt-get install chromium` or '
-      '`playwright install chromium`')
 
 
 def find_pages() -> pathlib.Path:
@@ -134,13 +75,17 @@ class MiniWob:
     self.restarts = 0
     self._pages = find_pages()
     self._families = {p.stem for p in self._pages.glob('*.html')}
-    self._chromium = find_chromium()
     self._rows: list[_Row] = []
-    self._playwright = _driver.acquire()
+    # One script: the order of several is not promised.
+    script = '\n'.join(p.read_text(encoding='utf-8') for p in _SCRIPTS)
+    # Script input needs no frame in view, and what is not in view is not
+    # painted.
+    size = (200, 100) if mode == SCRIPT else (1400, 1000)
+    self._browser = chromium.Browser(script, size, timeout)
     try:
-      self._launch()
+      self._open_host()
     except BaseException:
-      _driver.release()
+      self._browser.close()
       raise
 
   def reset(self, tasks: Sequence[Task]) -> list[Task]:
@@ -154,11 +99,11 @@ class MiniWob:
       raise EnvError(f'no MiniWoB page named {family!r}{hint}')
     try:
       starts = self._begin(tasks)
-    except sync_api.Error as error:
+    except chromium.Error as error:
       self._relaunch()
       try:
         starts = self._begin(tasks)
-      except sync_api.Error:
+      except chromium.Error:
         raise EnvError(f'cannot reset in a fresh browser: {error}') from error
     return [
         dataclasses.replace(
@@ -188,7 +133,7 @@ class MiniWob:
         answers[i] = self._invalid(row)
     try:
       answers |= self._act(parsed)
-    except sync_api.Error as error:
+    except chromium.Error as error:
       # Frames share the browser, so the rows not in this call are lost too.
       for row in self._rows:
         if not row.is_over:
@@ -199,15 +144,7 @@ class MiniWob:
 
   def close(self) -> None:
     """Ends the browser; harmless when it is gone already."""
-    if self._playwright is None:
-      return
-    with self._watch():
-      try:
-        self._browser.close()
-      except sync_api.Error:
-        pass
-    _driver.release()
-    self._playwright = None
+    self._browser.close()
 
   def _act(
       self, parsed: dict[int, actions_lib.Action]
@@ -223,7 +160,7 @@ class MiniWob:
         invalid[i] = self._act_as_user(*call)
         call = (frame, '', 0, '')
       calls.append(call)
-    results = json.loads(self._evaluate(
+    results = json.loads(self._browser.evaluate(
         'json => dreamgym.step(json)', json.dumps(calls)))
     answers = {}
     for i, result in zip(parsed, results, strict=True):
@@ -244,42 +181,38 @@ class MiniWob:
       self, index: int, verb: str, element: int, argument: str
   ) -> str:
     """One action with mouse and keys; '' or why it cannot be carried out."""
-    frame = self._frame(index)
-    where = [element, argument]
-    error = self._evaluate(
+    error = self._browser.evaluate(
         '([i, verb, id, argument]) => dreamgym.check('
         'dreamgym.frames[i].contentWindow, verb, id, argument)',
-        [index, verb, *where])
+        [index, verb, element, argument])
     if error or verb == 'noop':
       return error
-    with self._watch():
+    if index not in self._frames:
+      self._frames[index] = self._browser.frame(
+          'i => dreamgym.frames[i]', index)
+    frame, limit = self._frames[index], {'timeout': _USER_TIMEOUT}
+    with self._browser.watch():
       handle = frame.evaluate_handle(
           'id => top.dreamgym.element(window, id)', element).as_element()
       act: dict[str, Callable[[], object]] = {
-          'click': lambda: handle.click(timeout=_USER_TIMEOUT),
-          'dblclick': lambda: handle.dblclick(timeout=_USER_TIMEOUT),
-          'hover': lambda: handle.hover(timeout=_USER_TIMEOUT),
+          'click': lambda: handle.click(**limit),
+          'dblclick': lambda: handle.dblclick(**limit),
+          'hover': lambda: handle.hover(**limit),
           'focus': handle.focus,
-          'clear': lambda: handle.fill('', timeout=_USER_TIMEOUT),
-          'fill': lambda: handle.fill(argument, timeout=_USER_TIMEOUT),
-          'press': lambda: handle.press(argument, timeout=_USER_TIMEOUT),
+          'clear': lambda: handle.fill('', **limit),
+          'fill': lambda: handle.fill(argument, **limit),
+          'press': lambda: handle.press(argument, **limit),
           'select_option': lambda: handle.select_option(
               index=frame.evaluate(
                   '([id, text]) => top.dreamgym.optionIndex(window, id, text)',
-                  where),
-              timeout=_USER_TIMEOUT),
+                  [element, argument]), **limit),
       }
       try:
         act[verb]()
-      except sync_api.TimeoutError as timeout:
-        return str(timeout)   # covered by something: no user could do it
+      except chromium.Error as failure:
+        frame.evaluate('0')   # raises if it is the browser that failed
+        return str(failure)   # e.g. covered by something: no user could
     return ''
-
-  def _frame(self, index: int) -> sync_api.Frame:
-    with self._watch():
-      handle = self._page.evaluate_handle(
-          'i => dreamgym.frames[i]', index).as_element()
-      return handle.content_frame()
 
   def _begin(self, tasks: Sequence[Task]) -> list[dict]:
     """Loads and starts every row's page; one retry of rows that fail."""
@@ -306,7 +239,7 @@ class MiniWob:
   def _start(self, calls: list[tuple]) -> list[dict]:
     # Loading is slower than acting: every page on a loaded machine, in turn.
     loads = sum(bool(url) for _, url, _ in calls)
-    return json.loads(self._evaluate(
+    return json.loads(self._browser.evaluate(
         '([json, timeout]) => dreamgym.reset(json, timeout)',
         [json.dumps(calls), self.timeout + loads],
         timeout=2 * (self.timeout + loads)))
@@ -341,69 +274,14 @@ class MiniWob:
     row.is_over = True
     return Observation(row.state, done=True, error=row.error)
 
-  def _launch(self) -> None:
-    self._browser = self._playwright.chromium.launch(
-        executable_path=self._chromium, headless=True, args=list(_FLAGS),
-        timeout=3000 * self.timeout)
-    session = self._browser.new_browser_cdp_session()
-    processes = session.send('SystemInfo.getProcessInfo')['processInfo']
-    self._pid = next(p['id'] for p in processes if p['type'] == 'browser')
-    # Script input needs no frame in view, and what is not in view is not
-    # painted: a tenth of the work.
-    size = (200, 100) if self.mode == SCRIPT else (1400, 1000)
-    self._page = self._browser.new_page(
-        viewport={'width': size[0], 'height': size[1]})
-    self._page.set_default_timeout(1000 * self.timeout)
-    # One script: the order of several is not promised.
-    self._page.add_init_script('\n'.join(
-        path.read_text(encoding='utf-8') for path in _SCRIPTS))
+  def _open_host(self) -> None:
     # Any file may be the host, as long as it brings no scripts of its own.
-    self._page.goto(_SCRIPTS[0].as_uri())
-    self._page.evaluate('document.body.replaceChildren()')
-    self._family_of: dict[int, str] = {}
+    self._browser.goto(_SCRIPTS[0].as_uri())
+    self._browser.evaluate('document.body.replaceChildren()')
+    self._family_of: dict[int, str] = {}     # frame -> page, oldest use first
+    self._frames: dict[int, sync_api.Frame] = {}
 
   def _relaunch(self) -> None:
     self.restarts += 1
-    _kill(self._pid)
-    try:
-      self._browser.close()
-    except sync_api.Error:
-      pass
-    try:
-      self._launch()
-    except sync_api.Error as error:
-      raise EnvError(f'the browser does not start again: {error}') from error
-
-  def _evaluate(
-      self, code: str, argument: object, timeout: float = 0.
-  ) -> str:
-    with self._watch(timeout):
-      return self._page.evaluate(code, argument)
-
-  def _watch(self, timeout: float = 0.) -> '_Watch':
-    return _Watch(self._pid, timeout or self.timeout)
-
-
-class _Watch:
-  """Kills the browser when the block takes too long.
-
-  Playwright's evaluate has no time-out of its own and waits for ever on a page
-  that loops; once the browser is dead it raises.
-  """
-
-  def __init__(self, pid: int, timeout: float):
-    self._timer = threading.Timer(timeout, _kill, [pid])
-    self._timer.daemon = True
-
-  def __enter__(self) -> None:
-    self._timer.start()
-
-  def __exit__(self, *_) -> None:
-    self._timer.cancel()
-
-
-def _kill(pid: int) -> None:
-  try:
-    os.kill(pid, signal.SIGKILL)
-  except ProcessLookupError:
-    pass
+    self._browser.restart()
+    self._open_host()

@@ -11,9 +11,10 @@ if (!window.dreamgym) return;     // a MiniWoB page, not the host
 
 const {element, isDisabled, isVisible, optionText, roleOf} = window.dreamgym;
 const FOCUSABLE = 'a[href], button, input, select, textarea, [tabindex]';
-const KEYS = new Set(['Enter', 'Tab', 'Escape', 'Backspace', 'Delete', 'Space',
-                      'ArrowUp', 'ArrowDown', 'ArrowLeft', 'ArrowRight',
-                      'Home', 'End', 'PageUp', 'PageDown']);
+const KEYS = new Map(Object.entries({    // name -> the browser's keyCode
+  Backspace: 8, Tab: 9, Enter: 13, Escape: 27, Space: 32, PageUp: 33,
+  PageDown: 34, End: 35, Home: 36, ArrowLeft: 37, ArrowUp: 38, ArrowRight: 39,
+  ArrowDown: 40, Delete: 46}));
 
 /** Why the action cannot be carried out; '' when it can. */
 function check(win, verb, id, argument) {
@@ -25,7 +26,10 @@ function check(win, verb, id, argument) {
   const role = roleOf(el);
   if (verb === 'fill' || verb === 'clear') {
     if (role !== 'textbox' && role !== 'textarea') return 'not a text field';
-    return el.readOnly ? `[${id}] is read-only` : '';
+    if (el.readOnly) return `[${id}] is read-only`;
+    const probe = el.cloneNode();    // a number field takes no letters
+    probe.value = argument;
+    return probe.value === argument ? '' : `[${id}] takes no such text`;
   }
   if (verb === 'select_option') {
     if (role !== 'combobox') return 'not a list';
@@ -47,6 +51,12 @@ function send(el, kind, type, extra) {
   return el.dispatchEvent(new win[kind](type, {
     bubbles: !/enter$|leave$/.test(type), cancelable: true, composed: true,
     view: win, ...extra}));
+}
+
+/** A key event; `keyCode` is what jQuery UI reads. */
+function sendKey(el, type, key) {
+  const keyCode = KEYS.get(key) || key.toUpperCase().charCodeAt(0);
+  return send(el, 'KeyboardEvent', type, {key, keyCode, which: keyCode});
 }
 
 function hover(el) {
@@ -86,9 +96,9 @@ function fill(el, value) {
   el.focus({preventScroll: true});
   if (isDisabled(el)) return;   // as in click: the focus handler did this
   const key = value.slice(-1) || 'Backspace';
-  send(el, 'KeyboardEvent', 'keydown', {key});
+  sendKey(el, 'keydown', key);
   setValue(el, value);
-  send(el, 'KeyboardEvent', 'keyup', {key});
+  sendKey(el, 'keyup', key);
   send(el, 'Event', 'change');
 }
 
@@ -106,9 +116,9 @@ function press(el, name) {
   if (isDisabled(el)) return;
   const role = roleOf(el), isField = role === 'textbox' || role === 'textarea';
   const key = name === 'Space' ? ' ' : name;
-  const goesOn = send(el, 'KeyboardEvent', 'keydown', {key}) &&
+  const goesOn = sendKey(el, 'keydown', key) &&
       (key.length > 1 && key !== 'Enter' ||
-       send(el, 'KeyboardEvent', 'keypress', {key}));
+       sendKey(el, 'keypress', key));
   if (goesOn) {
     if (isField && key.length === 1) setValue(el, el.value + key);
     else if (isField && key === 'Backspace') {
@@ -126,7 +136,7 @@ function press(el, name) {
       else el.blur();
     }
   }
-  send(el, 'KeyboardEvent', 'keyup', {key});
+  sendKey(el, 'keyup', key);
 }
 
 /** Carries out one action; '' or why it cannot be carried out. */

@@ -270,6 +270,8 @@ function restart(win, seed) {
   win.Math.seedrandom(seed);
   win.core.startEpisodeReal();
   win.core.clearTimer();     // the countdown display, once a second
+  // The second click of a double click would start another episode.
+  win.core.cover_div.onclick = null;
   win.dreamgymIsLive = true;
   const utterance = win.core.getUtterance();
   return collapse(

@@ -37,6 +37,7 @@ class Worker:
   ):
     self._timeout = timeout
     self.restarts = 0       # of the world inside, as last heard
+    self._is_used, self._grace = False, 0.
     self._pipe, theirs = context.Pipe()
     # A daemon ends with the interpreter, even one that ends by an exception.
     self._process = context.Process(
@@ -45,6 +46,7 @@ class Worker:
     theirs.close()
 
   def send(self, name: str, *args: object) -> None:
+    self._is_used = True
     try:
       self._pipe.send_bytes(json.dumps([name, *args]).encode())
     except OSError as error:
@@ -66,14 +68,18 @@ class Worker:
       raise PoolError(f'in a worker:\n{answer}')
     return answer
 
-  def end(self, is_polite: bool) -> None:
-    """Ends the process; a polite end lets the world close its browser."""
-    if is_polite:
+  def dismiss(self) -> None:
+    """Asks the process to close its world and end; `end` makes sure of it."""
+    if self._is_used:     # otherwise there is no browser to close
       try:
         self.send('close')
-        self._process.join(_GRACE)
+        self._grace = _GRACE
       except WorkerDied:
         pass
+
+  def end(self) -> None:
+    """Ends the process, by force unless a dismissed one ends in time."""
+    self._process.join(self._grace)
     if self._process.is_alive():
       self._process.terminate()
       self._process.join(1.)
@@ -184,7 +190,7 @@ class Pool:
       except PoolError as error:
         failure = error     # raised when all pipes have been read
     for worker in died:
-      self._workers[worker].end(is_polite=False)
+      self._workers[worker].end()
       self._replaced += 1 + self._workers[worker].restarts
       self._workers[worker] = self._make()
     if failure:
@@ -194,7 +200,9 @@ class Pool:
 
 def _end_all(workers: list[Worker]) -> None:
   for worker in workers:
-    worker.end(is_polite=True)
+    worker.dismiss()
+  for worker in workers:
+    worker.end()
   workers.clear()
 
 

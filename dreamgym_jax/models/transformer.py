@@ -3,8 +3,9 @@
 Llama's block (RMSNorm, rotary positions, grouped queries, SwiGLU, no biases).
 Linen declares the weights and stays in this file. Two ways through the same
 layer: `hidden` scans over the stacked layers (training, packed rows, remat),
-and `extend` unrolls them over a KV cache (sampling; unrolled layers decode
-faster than scanned ones, and the cache stays read-only until the end).
+and `extend` unrolls them over a KV cache (sampling). The cache is read once
+per call into the layout that attention wants, new columns gather in a small
+buffer, and only these are written back: nothing ever copies a whole cache.
 
 Weights, all under `blocks` with a leading N: wq DxHxd, wk and wv DxKxd,
 wo HxdxD, gate and up DxF, down FxD, ln1 and ln2 D; beside them embed VxD,
@@ -18,14 +19,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dreamgym_jax.models import sharding
+from dreamgym_jax.models import layers, sharding
 from dreamgym_jax.types import Params
-
-# Large enough to vanish in a softmax, small enough to subtract safely.
-_MASKED = -1e30
-# Queries are cut into blocks of this size, and a block multiplies only with
-# the keys before its own end: causality saves up to half of the work.
-_QUERY_BLOCK = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,83 +58,19 @@ class Cache(NamedTuple):
   fill_B: jax.Array         # int32, next free column of each row
 
 
-# --- one layer, as plain functions of its weights --------------------------
+class Past(NamedTuple):
+  """A read-only copy of some rows' first S columns, per layer."""
+
+  k: tuple[jax.Array, ...]  # N of [R, K, d, S]: keys transposed for q @ k
+  v: tuple[jax.Array, ...]  # N of [R, K, S, d]
+  fill_R: jax.Array
 
 
-def _rms(x, scale_D, eps):
-  x32 = x.astype(jnp.float32)
-  x32 *= jax.lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + eps)
-  scale = scale_D.reshape((1,) * (x.ndim - 1) + (-1,))
-  return (x32 * scale).astype(x.dtype)
+class Recent(NamedTuple):
+  """Columns appended since a `Past` was read, per layer."""
 
-
-def _rope_angles(pos_BxT, cfg):
-  """cos and sin of the rotary angles, [B, T, 1, d/2] float32."""
-  freq = cfg.rope_theta ** (-jnp.arange(0, cfg.d, 2) / cfg.d)
-  angle = (pos_BxT[..., None].astype(jnp.float32)
-           * freq[None, None])[:, :, None]
-  return jnp.cos(angle), jnp.sin(angle)
-
-
-def _rotate(x_BxTxHxd, rope):
-  """Rotary positions in Hugging Face's half-split layout."""
-  cos, sin = rope
-  a, b = jnp.split(x_BxTxHxd, 2, -1)
-  out = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
-  return out.astype(x_BxTxHxd.dtype)
-
-
-def _qkv(w, x_BxTxD, rope, cfg):
-  """Queries BxTxHxd, keys and values BxTxKxd of one layer."""
-  h = _rms(x_BxTxD, w['ln1'], cfg.norm_eps)
-  q = _rotate(jnp.einsum('BTD,DHd->BTHd', h, w['wq']), rope)
-  k = _rotate(jnp.einsum('BTD,DKd->BTKd', h, w['wk']), rope)
-  return q, k, jnp.einsum('BTD,DKd->BTKd', h, w['wv'])
-
-
-def _out(w, x_BxTxD, att_BxTxHxd, cfg):
-  """Output projection and feed-forward, each added to the residual."""
-  x = x_BxTxD + jnp.einsum('BTHd,HdD->BTD', att_BxTxHxd, w['wo'])
-  h = _rms(x, w['ln2'], cfg.norm_eps)
-  h = nn.silu(h @ w['gate']) * (h @ w['up'])
-  return x + h @ w['down']
-
-
-def _heads_first(x_BxTxKxd):
-  return x_BxTxKxd.swapaxes(1, 2)
-
-
-def _attend(q_BxTxHxd, kv, mask_BxTxS):
-  """Attention of grouped queries over keys and values BxKxSxd.
-
-  Written as plain [B*K, G*T, d] batched products: einsums over five axes
-  are two to three times slower on CPU.
-  """
-  k, v = kv
-  B, T, H, d = q_BxTxHxd.shape
-  K, S = k.shape[1:3]
-  G = H // K
-  q = q_BxTxHxd.swapaxes(1, 2).reshape(B * K, G * T, d) * d ** -0.5
-  s = jnp.einsum('bqd,bsd->bqs', q, k.reshape(B * K, S, d))
-  s = s.reshape(B, H, T, S).astype(jnp.float32)
-  p = jax.nn.softmax(jnp.where(mask_BxTxS[:, None], s, _MASKED), -1)
-  p = p.astype(v.dtype).reshape(B * K, G * T, S)
-  out = jnp.einsum('bqs,bsd->bqd', p, v.reshape(B * K, S, d))
-  return out.reshape(B, H, T, d).swapaxes(1, 2)
-
-
-def _attend_packed(q_BxTxHxd, k_BxTxKxd, v_BxTxKxd, segment_BxT):
-  """Causal attention within equal segments of packed rows."""
-  T = q_BxTxHxd.shape[1]
-  k, v = _heads_first(k_BxTxKxd), _heads_first(v_BxTxKxd)
-  out = []
-  for a in range(0, T, _QUERY_BLOCK):
-    b = min(a + _QUERY_BLOCK, T)
-    same = segment_BxT[:, a:b, None] == segment_BxT[:, None, :b]
-    causal = jnp.arange(a, b)[:, None] >= jnp.arange(b)[None]
-    out.append(_attend(
-        q_BxTxHxd[:, a:b], (k[:, :, :b], v[:, :, :b]), same & causal[None]))
-  return jnp.concatenate(out, 1) if len(out) > 1 else out[0]
+  k: tuple[jax.Array, ...]  # N of [R, C, K, d]
+  v: tuple[jax.Array, ...]  # N of [R, C, K, d]
 
 
 class _Block(nn.Module):
@@ -172,8 +103,9 @@ class _Block(nn.Module):
         up=weight('up', (c.D, c.F), ('embed', 'mlp'), c.D),
         down=weight('down', (c.F, c.D), ('mlp', 'embed'), c.F, small),
         ln1=scale('ln1'), ln2=scale('ln2'))
-    q, k, v = _qkv(w, x_BxTxD, rope, c)
-    x_BxTxD = _out(w, x_BxTxD, _attend_packed(q, k, v, segment_BxT), c)
+    q, k, v = layers.qkv(w, x_BxTxD, rope, c)
+    att = layers.attend_packed(q, k, v, segment_BxT)
+    x_BxTxD = layers.out(w, x_BxTxD, att, c)
     return nn.with_logical_constraint(x_BxTxD, ('batch', None, 'act')), None
 
 
@@ -198,9 +130,9 @@ class _Transformer(nn.Module):
         in_axes=(nn.broadcast, nn.broadcast), length=c.N, unroll=c.unroll,
         metadata_params={nn.PARTITION_NAME: 'layers'})
     x, _ = stack(c, name='blocks')(
-        embed_VxD[tok_BxT].astype(c.dtype), _rope_angles(pos_BxT, c),
+        embed_VxD[tok_BxT].astype(c.dtype), layers.rope_angles(pos_BxT, c),
         segment_BxT)
-    return _rms(x, ln_f, c.norm_eps)
+    return layers.rms(x, ln_f, c.norm_eps)
 
 
 # --- public, pure ----------------------------------------------------------
@@ -285,3 +217,120 @@ def logp_entropy(
   logp, entropy = (one((x[0], target[0])) if n == 1
                    else jax.lax.map(one, (x, target)))
   return logp.reshape(-1)[:P], entropy.reshape(-1)[:P]
+
+
+# --- over a cache ----------------------------------------------------------
+
+
+def empty_cache(cfg: ModelConfig, B: int, S: int) -> Cache:
+  """B empty rows with room for S tokens each."""
+  shape = (cfg.N, B, S, cfg.K, cfg.d)
+  return Cache(jnp.zeros(shape, cfg.dtype), jnp.zeros(shape, cfg.dtype),
+               jnp.zeros(B, jnp.int32))
+
+
+def unstack(params: Params, cfg: ModelConfig) -> tuple[Params, ...]:
+  """The blocks' weights as N dicts; do it once, outside a decode loop."""
+  cast = jax.tree.map(lambda w: w.astype(cfg.dtype), params['blocks'])
+  cast |= {n: params['blocks'][n] for n in ('ln1', 'ln2')}
+  return tuple(jax.tree.map(lambda w, i=i: w[i], cast) for i in range(cfg.N))
+
+
+def read(cache: Cache, row_R: jax.Array, columns: int) -> Past:
+  """The first `columns` columns of these rows; a row >= B reads as empty."""
+  N, _, _, K, d = cache.k_NxBxSxKxd.shape
+  R, S = row_R.shape[0], columns
+  fill_R = cache.fill_B.at[row_R].get(mode='fill', fill_value=0)
+
+  def rows(x_NxBxSxKxd):
+    x = x_NxBxSxKxd[:, :, :S].at[:, row_R].get(mode='clip')
+    return x.reshape(N, R, S, K, d)
+
+  k = rows(cache.k_NxBxSxKxd).transpose(0, 1, 3, 4, 2)
+  v = rows(cache.v_NxBxSxKxd).swapaxes(2, 3)
+  return Past(tuple(k), tuple(v), fill_R)
+
+
+def empty_recent(cfg: ModelConfig, R: int, C: int) -> Recent:
+  """Room for C new columns of R rows."""
+  x = jnp.zeros((R, C, cfg.K, cfg.d), cfg.dtype)
+  return Recent((x,) * cfg.N, (x,) * cfg.N)
+
+
+def append(
+    params: Params, weights: tuple[Params, ...], past: Past, recent: Recent,
+    tok_RxT: jax.Array, at: jax.Array | int, cfg: ModelConfig,
+) -> tuple[jax.Array, Recent]:
+  """Run T tokens of each row as recent columns `at` to `at + T`.
+
+  A token sees its own row only: the past up to its fill, and the recent
+  columns up to itself. Gives final normed states x_RxTxD.
+  """
+  R, T = tok_RxT.shape
+  C, S = recent.k[0].shape[1], past.v[0].shape[2]
+  t_T, c_C = at + jnp.arange(T), jnp.arange(C)
+  rope = layers.rope_angles(past.fill_R[:, None] + t_T[None], cfg)
+  old = jnp.arange(S)[None] < past.fill_R[:, None]
+  seen_RxTxX = jnp.concatenate([
+      jnp.broadcast_to(old[:, None], (R, T, S)),
+      jnp.broadcast_to((c_C[None] <= t_T[:, None])[None], (R, T, C))], -1)
+
+  def put(columns, new):
+    if T == C:
+      return new
+    return jax.lax.dynamic_update_slice(columns, new, (0, at, 0, 0))
+
+  x = params['embed'].astype(cfg.dtype)[tok_RxT]
+  ks, vs = [], []
+  for i, w in enumerate(weights):
+    q, k, v = layers.qkv(w, x, rope, cfg)
+    ks.append(put(recent.k[i], k))
+    vs.append(put(recent.v[i], v))
+    att = layers.attend_cached(
+        q, past.k[i], past.v[i], ks[-1], vs[-1], seen_RxTxX)
+    x = layers.out(w, x, att, cfg)
+  x = layers.rms(x, params['ln_f'], cfg.norm_eps)
+  return x, Recent(tuple(ks), tuple(vs))
+
+
+def write(
+    cache: Cache, row_R: jax.Array, recent: Recent, len_R: jax.Array
+) -> Cache:
+  """Append the first len_R recent columns at each row's own fill.
+
+  Rows >= B, columns past len_R and columns past the capacity are dropped:
+  the caller checks that there is room.
+  """
+  C, S = recent.k[0].shape[1], cache.k_NxBxSxKxd.shape[2]
+  fill_R = cache.fill_B.at[row_R].get(mode='fill', fill_value=0)
+  c_C = jnp.arange(C)[None]
+  col_RxC = jnp.where(c_C < len_R[:, None], fill_R[:, None] + c_C, S)
+
+  def put(x, new):
+    return x.at[:, row_R[:, None], col_RxC].set(jnp.stack(new), mode='drop')
+
+  return Cache(put(cache.k_NxBxSxKxd, recent.k),
+               put(cache.v_NxBxSxKxd, recent.v),
+               cache.fill_B.at[row_R].add(len_R, mode='drop'))
+
+
+def extend(
+    params: Params, cache: Cache, tok_RxT: jax.Array, len_R: jax.Array,
+    cfg: ModelConfig, *, row_R: jax.Array | None = None,
+    columns: int | None = None,
+) -> tuple[jax.Array, Cache]:
+  """Append the first len_R tokens of each row; gives states x_RxTxD.
+
+  `row_R` names the cache rows that take part (default: all, in order) and
+  `columns` bounds their fill (default: the capacity). States past len_R are
+  meaningless, rows of length 0 are untouched, and what a row gives does not
+  depend on the other rows.
+  """
+  if row_R is None:
+    row_R = jnp.arange(cache.fill_B.shape[0])
+  S = cache.k_NxBxSxKxd.shape[2] if columns is None else columns
+  past = read(cache, row_R, S)
+  recent = empty_recent(cfg, *tok_RxT.shape)
+  x, recent = append(params, unstack(params, cfg), past, recent, tok_RxT, 0,
+                     cfg)
+  return x, write(cache, row_R, recent, len_R)

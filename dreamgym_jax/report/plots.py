@@ -1,8 +1,8 @@
 """The report's figures, from plain records to SVG (or PNG) bytes.
 
-No pyplot, so no global state. Everything that is not data is drawn in INK,
-which `inline` turns into the page's own text colour: one figure serves light
-and dark. Purple is dreamed and teal is real throughout.
+No pyplot, so no global state. Everything that is not data is drawn in INK;
+`inline` turns it, and the colours of the two worlds, into the page's own, so
+that one figure serves light and dark. Purple is dreamed, teal is real.
 """
 
 import io
@@ -66,7 +66,9 @@ def inline(svg: bytes, label: str, tag: str) -> str:
   text = svg.decode('utf-8')
   text = text[text.index('<svg'):]
   text = re.sub(r'<metadata>.*?</metadata>', '', text, flags=re.S)
-  text = text.replace(INK, 'currentColor')
+  for colour, themed in ((INK, 'currentColor'), (DREAMED, 'var(--dream)'),
+                         (REAL, 'var(--real)')):
+    text = text.replace(colour, themed)
   text = re.sub(r'\bid="', f'id="{tag}-', text)
   text = re.sub(r'(xlink:href="|url\()#', rf'\1#{tag}-', text)
   text = re.sub(r"font: (\S+) [^;\"]*", r'font-size: \1', text)
@@ -108,7 +110,7 @@ def learning_curve(
       x_n = [p[x] * scale for p in chosen]
       y_n = [p['success'] for p in chosen]
       if world == 'dreamed':
-        ax.plot(x_n, y_n, color=colour, alpha=0.45, linewidth=1.3,
+        ax.plot(x_n, y_n, color=colour, alpha=0.55, linewidth=1.3,
                 label=f'{method}, in the dream')
       else:
         ax.errorbar(x_n, y_n, yerr=_whiskers(chosen), color=colour,

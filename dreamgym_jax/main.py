@@ -1,0 +1,81 @@
+"""The command: `python -m dreamgym_jax.main --config=configs/webarena.py`.
+
+Parses flags and hands over; everything else can be imported.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_DEFAULT = 'configs/webarena.py'
+_MODES = {
+    'run': 'all stages, those already done are skipped (the default)',
+    'evaluate': 'judge the policies of a workdir again in the real world',
+    'report': 'draw report.html of a workdir again',
+}
+_CONFIG = config_flags.DEFINE_config_file(
+    'config', _DEFAULT,
+    'Config file, with a size behind a colon: configs/webarena.py:tiny '
+    '(default), :scratch (nothing shipped is used) or :smoke. Any key can be '
+    'set: --config.rl.lr=1e-4. Every key with its default and meaning is in '
+    'dreamgym_jax/config.py.', lock_config=True)
+_WORKDIR = flags.DEFINE_string(
+    'workdir', '', 'Where the run keeps everything; the same command again '
+    'resumes. Default: runs/<config>-<size>-seed<seed>.')
+_MODE = flags.DEFINE_enum(
+    'mode', 'run', list(_MODES),
+    '; '.join(f'{name}: {what}' for name, what in _MODES.items()))
+_CACHE = flags.DEFINE_string(
+    'compile_cache', '~/.cache/dreamgym_jax', 'Where compiled programs are '
+    "kept between runs; '' keeps none.")
+
+
+def _commit() -> str:
+  """The checkout's commit, '+' where it has changes; '' outside of one."""
+  here = pathlib.Path(__file__).parents[1]
+
+  def git(*arguments: str) -> str:
+    return subprocess.run(
+        ['git', '-C', str(here), *arguments], capture_output=True, text=True,
+        check=True).stdout.strip()
+
+  try:
+    return git('rev-parse', 'HEAD') + ('+' if git('status', '-s') else '')
+  except (OSError, subprocess.CalledProcessError):
+    return ''
+
+
+def _main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown arguments: {" ".join(argv[1:])}')
+  # After flag parsing, so that --help answers at once.
+  import jax
+
+  from dreamgym_jax import train
+
+  if _CACHE.value:
+    path = os.path.expanduser(_CACHE.value)
+    jax.config.update('jax_compilation_cache_dir', path)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
+  logging.set_verbosity(logging.WARNING)
+  config = _CONFIG.value
+  workdir = _WORKDIR.value or (
+      f'runs/{config.name}-{config.size}-seed{config.seed}')
+  try:
+    train.main(_MODE.value, config, pathlib.Path(workdir), _commit(),
+               ' '.join(['python -m dreamgym_jax.main', *sys.argv[1:]]))
+  except train.EXPECTED as error:
+    # The message says what to do; a traceback would bury it.
+    sys.exit(f'\n{type(error).__name__}: {error}')
+
+
+def main() -> None:
+  app.run(_main)
+
+
+if __name__ == '__main__':
+  main()

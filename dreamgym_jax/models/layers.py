@@ -1,0 +1,113 @@
+"""One decoder layer as plain functions of its weights and of arrays.
+
+The arithmetic shared by both ways through the layers (see transformer.py).
+`w` is one layer's weights, `cfg` a transformer.ModelConfig. Norms, rotary
+angles and softmax are float32, products are in the weights' dtype.
+"""
+
+import jax
+import jax.numpy as jnp
+
+# Large enough to vanish in a softmax, small enough to subtract safely.
+_MASKED = -1e30
+# Training queries are cut into blocks of this size, and a block multiplies only with
+# the keys before its own end: causality saves up to half of the work.
+_QUERY_BLOCK = 128
+
+
+def rms(x, scale_D, eps):
+  x32 = x.astype(jnp.float32)
+  x32 *= jax.lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + eps)
+  scale = scale_D.reshape((1,) * (x.ndim - 1) + (-1,))
+  return (x32 * scale).astype(x.dtype)
+
+
+def rope_angles(pos_BxT, cfg):
+  """cos and sin of the rotary angles, [B, T, 1, d/2] float32."""
+  freq = cfg.rope_theta ** (-jnp.arange(0, cfg.d, 2) / cfg.d)
+  angle = (pos_BxT[..., None].astype(jnp.float32)
+           * freq[None, None])[:, :, None]
+  return jnp.cos(angle), jnp.sin(angle)
+
+
+def _rotate(x_BxTxHxd, rope):
+  """Rotary positions in Hugging Face's half-split layout."""
+  cos, sin = rope
+  a, b = jnp.split(x_BxTxHxd, 2, -1)
+  out = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+  return out.astype(x_BxTxHxd.dtype)
+
+
+def qkv(w, x_BxTxD, rope, cfg):
+  """Queries BxTxHxd, keys and values BxTxKxd of one layer."""
+  h = rms(x_BxTxD, w['ln1'], cfg.norm_eps)
+  q = _rotate(jnp.einsum('BTD,DHd->BTHd', h, w['wq']), rope)
+  k = _rotate(jnp.einsum('BTD,DKd->BTKd', h, w['wk']), rope)
+  return q, k, jnp.einsum('BTD,DKd->BTKd', h, w['wv'])
+
+
+def out(w, x_BxTxD, att_BxTxHxd, cfg):
+  """Output projection and feed-forward, each added to the residual."""
+  x = x_BxTxD + jnp.einsum('BTHd,HdD->BTD', att_BxTxHxd, w['wo'])
+  h = rms(x, w['ln2'], cfg.norm_eps)
+  h = jax.nn.silu(h @ w['gate']) * (h @ w['up'])
+  return x + h @ w['down']
+
+
+def _heads_first(x_BxTxKxd):
+  return x_BxTxKxd.swapaxes(1, 2)
+
+
+def _attend(q_BxTxHxd, kv, mask_BxTxS):
+  """Attention of grouped queries over keys and values BxKxSxd.
+
+  Written as plain [B*K, G*T, d] batched products: einsums over five axes
+  are two to three times slower on CPU.
+  """
+  k, v = kv
+  B, T, H, d = q_BxTxHxd.shape
+  K, S = k.shape[1:3]
+  G = H // K
+  q = q_BxTxHxd.swapaxes(1, 2).reshape(B * K, G * T, d) * d ** -0.5
+  s = jnp.einsum('bqd,bsd->bqs', q, k.reshape(B * K, S, d))
+  s = s.reshape(B, H, T, S).astype(jnp.float32)
+  p = jax.nn.softmax(jnp.where(mask_BxTxS[:, None], s, _MASKED), -1)
+  p = p.astype(v.dtype).reshape(B * K, G * T, S)
+  out = jnp.einsum('bqs,bsd->bqd', p, v.reshape(B * K, S, d))
+  return out.reshape(B, H, T, d).swapaxes(1, 2)
+
+
+def attend_packed(q_BxTxHxd, k_BxTxKxd, v_BxTxKxd, segment_BxT):
+  """Causal attention within equal segments of packed rows."""
+  T = q_BxTxHxd.shape[1]
+  k, v = _heads_first(k_BxTxKxd), _heads_first(v_BxTxKxd)
+  out = []
+  for a in range(0, T, _QUERY_BLOCK):
+    b = min(a + _QUERY_BLOCK, T)
+    same = segment_BxT[:, a:b, None] == segment_BxT[:, None, :b]
+    causal = jnp.arange(a, b)[:, None] >= jnp.arange(b)[None]
+    out.append(_attend(
+        q_BxTxHxd[:, a:b], (k[:, :, :b], v[:, :, :b]), same & causal[None]))
+  return jnp.concatenate(out, 1) if len(out) > 1 else out[0]
+
+
+def attend_cached(q_RxTxHxd, k_RxKxdxS, v_RxKxSxd, k_RxCxKxd, v_RxCxKxd,
+                  seen_RxTxX):
+  """One softmax over past and recent columns (X = S + C of them)."""
+  R, T, H, d = q_RxTxHxd.shape
+  C, K = k_RxCxKxd.shape[1:3]
+  S, B = v_RxKxSxd.shape[2], R * K
+  q = q_RxTxHxd.swapaxes(1, 2).reshape(B, H // K * T, d) * d ** -0.5
+  k = _heads_first(k_RxCxKxd).reshape(B, C, d)
+  v = _heads_first(v_RxCxKxd).reshape(B, C, d)
+  s = jnp.einsum('bqd,bcd->bqc', q, k)
+  if S:
+    old = jnp.einsum('bqd,bds->bqs', q, k_RxKxdxS.reshape(B, d, S))
+    s = jnp.concatenate([old, s], -1)
+  s = s.reshape(R, H, T, S + C).astype(jnp.float32)
+  p = jax.nn.softmax(jnp.where(seen_RxTxX[:, None], s, _MASKED), -1)
+  p = p.astype(v.dtype).reshape(B, H // K * T, S + C)
+  out = jnp.einsum('bqc,bcd->bqd', p[..., S:], v)
+  if S:
+    out += jnp.einsum('bqs,bsd->bqd', p[..., :S], v_RxKxSxd.reshape(B, S, d))
+  return out.reshape(R, H, T, d).swapaxes(1, 2)

@@ -1,0 +1,131 @@
+"""The gate before the dream, and its remedy.
+
+M_exp is measured on the current policy's own real rollouts over the gate's
+pages, family by family. A family that fails gets its remedy: M_exp is trained
+on the policy's own real steps on training pages, and measured again. Families
+that still fail are not dreamed; if none passes, RL refuses with the table.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+
+import jax
+
+from dreamgym_jax import experience, types
+from dreamgym_jax.audit import gate
+from dreamgym_jax.data import trajectories
+from dreamgym_jax.envs import miniwob_tasks
+from dreamgym_jax.stages import judge
+from dreamgym_jax.stages import run as runs
+
+
+def predict(
+    dream: experience.DreamWorld, episodes: Sequence[types.Episode], rows: int
+) -> list[gate.StepPair]:
+  """M_exp's one-step predictions along real episodes.
+
+  Every step is asked from the real state; what M_exp said before stays in its
+  stream, as it would in a dream.
+  """
+  pairs = []
+  for start in range(0, len(episodes), rows):
+    batch = episodes[start:start + rows]
+    dream.reset([e.task for e in batch])
+    for t in range(max(len(e.transitions) for e in batch)):
+      live = [i for i, e in enumerate(batch) if t < len(e.transitions)]
+      real = [batch[i].transitions[t] for i in live]
+      dream.follow(live, [s.state for s in real])
+      seen = dream.step(live, [s.action for s in real])
+      for i, step, o in zip(live, real, seen, strict=True):
+        dreamed = types.Transition(
+            step.state, step.action, '' if o.is_malformed else o.state,
+            o.reward, o.done, o.is_invalid, o.reasoning,
+            success_prob=o.success_prob)
+        pairs.append(gate.StepPair(
+            batch[i].task.family, batch[i].episode_id, t, step, dreamed,
+            t + 1 == len(batch[i].transitions)))
+  return pairs
+
+
+def annotated(
+    episodes: Sequence[types.Episode],
+) -> list[types.Episode]:
+  """With R* on every step; crashed ones left out."""
+  return [dataclasses.replace(e, transitions=tuple(
+      dataclasses.replace(s, reasoning=miniwob_tasks.annotate(e.task, s))
+      for s in e.transitions)) for e in episodes if not e.error]
+
+
+def thresholds(run: runs.Run) -> gate.Thresholds:
+  g = run.config.gate
+  return gate.Thresholds(g.next_state, g.invalid_recall, g.false_wins, g.gap,
+                         g.min_n)
+
+
+def gate_tasks(run: runs.Run) -> list[types.Task]:
+  c = run.config
+  low, high = c.env.gate_seeds
+  return [types.Task(f, s) for f in c.env.families
+          for s in range(low, min(high, low + c.gate.pages))]
+
+
+def measure(
+    run: runs.Run, label: str, player: judge.Player, policy: types.Params,
+    dream: experience.DreamWorld, real: types.World,
+) -> tuple[gate.GateTable, list[gate.StepPair], int]:
+  """The gate's table, its pairs, and the real transitions it took.
+
+  The policy has the same luck in both worlds (one key), so that the dream gap
+  is the dream's doing alone.
+  """
+  c = run.config
+  tasks = gate_tasks(run)
+  key = jax.random.fold_in(jax.random.key(c.seed), runs.GATE)
+  with run.bar(None, 'steps') as bar:
+    lived = judge.play(player, policy, real, tasks, key, c.rl.temperature,
+                       types.REAL, f'{label}-real', c.env.rows, bar.update)
+  episodes = annotated([a.episode for a in lived])
+  n_real = sum(len(e.transitions) for e in episodes)
+  trajectories.write_jsonl(
+      run.workdir / 'episodes' / f'{label}.jsonl.gz', episodes)
+  pairs = predict(dream, episodes, player.rows)
+  # The pages' texts are known now: the dream starts from the same s0.
+  with run.bar(None, 'dreamed steps') as bar:
+    dreamed = judge.play(
+        player, policy, dream, [a.episode.task for a in lived], key,
+        c.rl.temperature, types.DREAMED, f'{label}-dream', c.env.rows,
+        bar.update)
+  table = gate.measure(
+      pairs, _successes([a.episode for a in dreamed]), _successes(episodes))
+  return table, pairs, n_real
+
+
+def _successes(
+    episodes: Sequence[types.Episode],
+) -> dict[str, tuple[int, int]]:
+  wins, n = Counter(), Counter()
+  for episode in episodes:
+    n[episode.task.family] += 1
+    wins[episode.task.family] += episode.success
+  return {f: (wins[f], n[f]) for f in n}
+
+
+def own_steps(
+    run: runs.Run, player: judge.Player, policy: types.Params,
+    real: types.World, families: Sequence[str], round_: int,
+) -> list[types.Episode]:
+  """The policy's own real rollouts on training pages, annotated: the remedy.
+
+  Their pages lie behind those of the offline set, so that M_exp sees new ones.
+  """
+  c = run.config
+  low = c.env.train_seeds[0] + 10_000 * (1 + round_)
+  tasks = [types.Task(f, s) for f in families
+           for s in range(low, low + c.gate.remedy_pages)]
+  key = jax.random.fold_in(jax.random.key(c.seed), runs.GATE + 100 + round_)
+  with run.bar(None, 'steps') as bar:
+    attempts = judge.play(player, policy, real, tasks, key, c.rl.temperature,
+                          types.REAL, f'remedy{round_}', c.env.rows,
+                          bar.update)
+  return annotated([a.episode for a in attempts])

@@ -1,0 +1,194 @@
+"""Stages before any reinforcement: collect, base, experience, warmup.
+
+The offline set is played by scripted behaviours in the real environment; the
+base learns all tokens of all roles from it; the experience model is the base
+after SFT on Eq. 5; the policy is the base after behaviour cloning.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+
+from dreamgym_jax import collect, corpus, sft, types
+from dreamgym_jax.data import augment, batches, trajectories
+from dreamgym_jax.envs import miniwob_tasks
+from dreamgym_jax.models import transformer
+from dreamgym_jax.stages import memory, worlds
+from dreamgym_jax.stages import run as runs
+from dreamgym_jax.text import prompts, states, tokenizer
+
+# Words of the grammar, so that the tokenizer knows them whatever was collected.
+_GRAMMAR = ('page textbox: combobox: textarea: checkbox: radio: button: link: '
+            'text: tab: header: clickable: remove unchecked unselected '
+            'unexpanded expanded selected checked same over invalid options')
+
+
+def collect_stage(run: runs.Run) -> None:
+  """Real transitions of every behaviour on every training page."""
+  c = run.config
+  path = run.workdir / runs.OFFLINE
+  with run.stage('collect') as result:
+    if not path.exists():
+      low, high = c.env.train_seeds
+      tasks = [types.Task(f, s) for f in c.env.families
+               for s in range(low, min(high, low + c.collect.pages))]
+      total = len(tasks) * len(c.collect.behaviours)
+      with worlds.real(run) as world, run.bar(None, 'steps') as bar:
+        collected = collect.collect(
+            world, tasks, c.collect.behaviours, miniwob_tasks.advise,
+            miniwob_tasks.accepts, miniwob_tasks.annotate, c.env.max_elements,
+            c.seed, c.env.rows, bar.update)
+      run.say(f'   {len(collected.episodes)} of {total} episodes kept; pages '
+              f'passed over: {collected.passed_over or "none"}')
+      trajectories.write_jsonl(path, collected.episodes)
+    episodes = run.offline()
+    if c.collect.tfds:
+      trajectories.build_tfds(
+          {'train': episodes}, run.workdir / 'tfds', name='dreamgym_web',
+          version='1.0.0', card=trajectories.card(episodes))
+    result.update(trajectories.card(episodes))
+
+
+def base_stage(run: runs.Run) -> None:
+  """The tiny base: all tokens of all roles, from random weights."""
+  c = run.config
+  with run.stage('base') as result:
+    episodes = run.offline()
+    path = run.workdir / runs.TOKENIZER
+    if not path.exists():
+      path.write_bytes(tokenizer.train(
+          _texts(episodes), c.tokenizer.vocab_size).model)
+    prompt = run.prompts()
+    cfg = run.model_config(prompt.tok.vocab_size)
+    streams = base_streams(prompt, episodes, c.base.rename, c.seed)
+    params = jax.jit(transformer.init, static_argnums=1)(
+        jax.random.key(c.seed), cfg)
+    params, result['loss'] = _fit(run, 'base', params, streams, cfg,
+                                  c.base.steps, c.base.lr)
+    result.update(parameters=transformer.n_params(params),
+                  streams=len(streams), steps=c.base.steps,
+                  transitions=_count(episodes))
+    run.save_params('base', params, cfg, recipe='base', **result)
+
+
+def base_streams(
+    prompt: prompts.Prompts, episodes: list[types.Episode], rename: float,
+    seed: int,
+) -> list[batches.Stream]:
+  """The base's data: the offline set, and a share of it renamed."""
+  renamed = _renamed(episodes, rename, seed)
+  return (corpus.base_streams(prompt, episodes, seed)
+          + corpus.base_streams(prompt, renamed, seed + 1))
+
+
+def experience_stage(run: runs.Run) -> None:
+  """M_exp (Eq. 5), with a share of M_task (Eq. 6), from the base."""
+  c = run.config
+  with run.stage('experience') as result:
+    prompt = run.prompts()
+    cfg = run.model_config(prompt.tok.vocab_size)
+    streams = experience_streams(run, prompt, run.offline())
+    params, result['loss'] = _fit(
+        run, 'experience', run.params('base', cfg), streams, cfg,
+        c.experience.steps, c.experience.lr)
+    result.update(streams=len(streams), steps=c.experience.steps)
+    run.save_params('experience', params, cfg, recipe='experience', **result)
+
+
+def experience_streams(
+    run: runs.Run, prompt: prompts.Prompts, episodes: list[types.Episode],
+) -> list[batches.Stream]:
+  """What M_exp learns from a set of annotated real episodes."""
+  c = run.config
+  weights = corpus.kind_weights(
+      reasoning=1, state=1, flag=c.experience.flag_weight, task=1)
+  retrieve = memory.retrieve_all(run, episodes)
+  everything = episodes + _renamed(episodes, c.experience.rename, c.seed + 2)
+  streams = corpus.dream_streams(
+      prompt, everything, retrieve, weights, c.experience.use_reasoning,
+      seed=c.seed)
+  tasks = list({e.task.task_id: e.task for e in episodes}.values())
+  share = c.experience.task_share
+  streams += corpus.task_streams(
+      prompt, tasks, int(len(streams) * share / (1 - share)),
+      c.curriculum.seeds_per_task, weights, c.seed)
+  return streams
+
+
+def warmup_stage(run: runs.Run) -> None:
+  """The policy before RL: behaviour cloning of few demonstrations."""
+  c = run.config
+  with run.stage('warmup') as result:
+    prompt = run.prompts()
+    cfg = run.model_config(prompt.tok.vocab_size)
+    demos = demonstrations(run.offline(), c.warmup.demos)
+    weights = corpus.kind_weights(thought=1, action=1)
+    streams = corpus.policy_streams(prompt, demos, weights)
+    n_batches = batches.count_batches(
+        streams, c.batch.rows, c.batch.length, c.batch.positions, c.seed)
+    params, result['loss'] = _fit(
+        run, 'warmup', run.params('base', cfg), streams, cfg,
+        c.warmup.epochs * n_batches, c.warmup.lr)
+    result.update(demos=len(demos), transitions=_count(demos))
+    run.save_params('warmup', params, cfg, recipe='warmup', **result)
+
+
+def demonstrations(
+    episodes: Sequence[types.Episode], n: int
+) -> list[types.Episode]:
+  """The first n successful expert episodes of each family."""
+  taken: dict[str, list[types.Episode]] = {}
+  for episode in episodes:
+    demos = taken.setdefault(episode.task.family, [])
+    if episode.behaviour == 'expert' and episode.success and len(demos) < n:
+      demos.append(episode)
+  return [e for demos in taken.values() for e in demos]
+
+
+def _renamed(
+    episodes: Sequence[types.Episode], share: float, seed: int
+) -> list[types.Episode]:
+  """A share of the episodes with other names, each beside its original."""
+  rng = np.random.default_rng((seed, len(episodes)))
+  renamer = augment.make_renamer(episodes)
+  chosen = [e for e in episodes if rng.random() < share]
+  return [dataclasses.replace(renamer.rename(e, rng),
+                              episode_id=f'{e.episode_id}~')
+          for e in chosen]
+
+
+def _fit(run, name, params, streams, cfg, steps, lr):
+  """`sft.fit` with a bar, metrics and checkpoints under the stage's name."""
+  c = run.config
+  shape = batches.Shape(c.batch.rows, c.batch.length, c.batch.positions)
+  last = []
+  with run.bar(steps, 'updates') as bar:
+
+    def on_step(step: int, loss: float, n_tokens: int) -> None:
+      bar.update(step - bar.n)
+      bar.set_postfix(loss=f'{loss:.3f}')
+      run.metrics.write(name, step, {'loss': loss, 'tokens': n_tokens})
+      last.append(loss)
+
+    params = sft.fit(params, streams, cfg, shape, steps, lr, c.seed,
+                     run.workdir / 'checkpoints' / name, on_step=on_step)
+  return params, float(np.mean(last[-10:])) if last else None
+
+
+def _count(episodes: Sequence[types.Episode]) -> int:
+  return sum(len(e.transitions) for e in episodes)
+
+
+def _texts(episodes: Sequence[types.Episode]) -> Iterator[str]:
+  yield from (' '.join([_GRAMMAR] * 3),)
+  for episode in episodes:
+    yield episode.task.instruction
+    yield episode.task.initial_state
+    for step in episode.transitions:
+      yield step.action
+      yield step.reasoning
+      yield step.thought
+      yield step.next_state
+      yield states.diff(step.state, step.next_state)

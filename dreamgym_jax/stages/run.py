@@ -1,0 +1,105 @@
+"""What every stage of a run shares: config, workdir, counts, progress.
+
+Files of a workdir (and, without the checkpoints, of a shipped directory):
+  offline.jsonl.gz        real transitions of the offline set, annotated
+  tokenizer.model         sentencepiece
+  base.safetensors        all roles' start
+  experience.safetensors  M_exp (and M_task: the same parameters)
+  warmup.safetensors      the policy before any RL
+  dream.safetensors ...   the policy after the stage of that name
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ml_collections
+import tqdm
+
+from dreamgym_jax import checkpoint, cost, types
+from dreamgym_jax.data import trajectories
+from dreamgym_jax.models import transformer, weights
+from dreamgym_jax.report import writer
+from dreamgym_jax.text import prompts, tokenizer
+
+SHIPPED = pathlib.Path(__file__).parents[1] / 'shipped'
+OFFLINE, TOKENIZER = 'offline.jsonl.gz', 'tokenizer.model'
+# Sub-streams of the run's seed.
+(COLLECT, BASE, EXPERIENCE, WARMUP, GATE, DREAM, TRANSFER, REAL,
+ EVALUATE, AUDIT) = range(10)
+
+
+class MissingError(FileNotFoundError):
+  """A file that an earlier stage makes, or that ships, is not there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One run; owns its workdir."""
+
+  config: ml_collections.ConfigDict
+  workdir: pathlib.Path
+  stages: checkpoint.Stages
+  metrics: writer.MetricsWriter
+  say: Callable[[str], None] = print
+
+  def path(self, name: str) -> pathlib.Path:
+    """The file in the workdir, else the shipped one; MissingError if none."""
+    own = self.workdir / name
+    if own.exists() or not self.config.shipped:
+      return own
+    return SHIPPED / self.config.shipped / name
+
+  def need(self, name: str) -> pathlib.Path:
+    path = self.path(name)
+    if not path.exists():
+      raise MissingError(
+          f'{path} is not there: run the stage that makes it first '
+          '(--mode=run), or set config.shipped')
+    return path
+
+  @contextlib.contextmanager
+  def stage(self, name: str) -> Iterator[dict[str, Any]]:
+    """Times a stage and marks it done with what the block puts in the dict."""
+    self.say(f'\n== {name}')
+    start = time.monotonic()
+    result: dict[str, Any] = {}
+    yield result
+    seconds = time.monotonic() - start
+    self.stages.finish(name, result, seconds)
+    self.say(f'   {name}: {seconds:.0f} s')
+
+  @contextlib.contextmanager
+  def bar(self, total: int | None, unit: str, start: int = 0):
+    """A progress bar with a rate; off a terminal it prints now and then."""
+    with tqdm.tqdm(total=total, unit=f' {unit}', initial=start, ncols=79,
+                   mininterval=2.0, leave=False, smoothing=0.1) as bar:
+      yield bar
+
+  # -- what stages hand to each other ----------------------------------------
+
+  def prompts(self) -> prompts.Prompts:
+    return prompts.Prompts(tokenizer.load(self.need(TOKENIZER)))
+
+  def offline(self) -> list[types.Episode]:
+    return trajectories.read_jsonl(self.need(OFFLINE))
+
+  def model_config(self, vocab_size: int) -> transformer.ModelConfig:
+    m = self.config.model
+    return transformer.ModelConfig(
+        V=vocab_size, D=m.D, N=m.N, H=m.H, K=m.K, d=m.d, F=m.F,
+        rope_theta=m.rope_theta, dtype=m.dtype, remat=m.remat)
+
+  def params(self, name: str, cfg: transformer.ModelConfig) -> types.Params:
+    return weights.load(self.need(f'{name}.safetensors'), cfg)
+
+  def save_params(self, name: str, params: types.Params,
+                  cfg: transformer.ModelConfig, **card: Any) -> None:
+    weights.save(self.workdir / f'{name}.safetensors', params, cfg, card)
+
+
+def empty_ledger() -> cost.Ledger:
+  return cost.Ledger()

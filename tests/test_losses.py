@@ -1,0 +1,229 @@
+"""Hand numbers with their arithmetic, properties, and numpy.ma."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dreamgym_jax import losses
+
+
+def both(fn):
+  """Run a test eagerly and under jit."""
+  return pytest.mark.parametrize('wrap', [lambda f: f, jax.jit])(fn)
+
+
+def close(a, b, **kwargs):
+  np.testing.assert_allclose(a, b, **({'rtol': 1e-5, 'atol': 1e-6} | kwargs))
+
+
+AGGREGATES = [
+    losses.token_mean, losses.sequence_mean, losses.constant_length(8.0)
+]
+
+
+# --- masked statistics -----------------------------------------------------
+
+
+@both
+def test_masked_statistics_are_those_of_numpy_ma(wrap):
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(5, 7)).astype(np.float32)
+  mask = (rng.random((5, 7)) < 0.4).astype(np.float32)
+  reference = np.ma.array(x, mask=mask == 0)
+  close(wrap(losses.masked_sum)(x, mask), reference.sum())
+  close(wrap(losses.masked_mean)(x, mask), reference.mean())
+  close(wrap(losses.masked_std)(x, mask), reference.std())
+
+
+@both
+def test_masked_out_values_may_be_anything(wrap):
+  x = jnp.array([1.0, jnp.nan, 3.0, jnp.inf])
+  mask = jnp.array([1.0, 0.0, 1.0, 0.0])
+  close(wrap(losses.masked_mean)(x, mask), 2.0)
+  close(wrap(losses.masked_std)(x, mask), 1.0)
+
+
+def test_all_masked_is_zero_and_weights_may_be_small():
+  x = jnp.array([1.0, 2.0])
+  for statistic in (losses.masked_sum, losses.masked_mean, losses.masked_std):
+    close(statistic(x, jnp.zeros(2)), 0.0)
+  # Weights that sum to less than 1 still give a mean: (.1 + .6) / .4.
+  close(losses.masked_mean(x, jnp.array([0.1, 0.3])), 1.75)
+
+
+# --- aggregation -----------------------------------------------------------
+
+
+def test_aggregates_by_hand():
+  value = jnp.array([1.0, 2.0, 3.0, 10.0, 99.0])
+  weight = jnp.array([1.0, 1.0, 1.0, 2.0, 0.0])
+  sequence = jnp.array([0, 0, 0, 1, 0])
+  # Tokens: (1 + 2 + 3 + 20) / 5.
+  close(losses.token_mean(value, weight, sequence), 5.2)
+  # Sequences: (6 / 3 + 20 / 2) / 2.
+  close(losses.sequence_mean(value, weight, sequence), 6.0)
+  # Constant 8: (6 + 20) / 8 / 2 sequences.
+  close(losses.constant_length(8.0)(value, weight, sequence), 1.625)
+
+
+@pytest.mark.parametrize('aggregate', AGGREGATES)
+@both
+def test_aggregates_ignore_order_padding_and_names(wrap, aggregate):
+  rng = np.random.default_rng(0)
+  value = rng.normal(size=12).astype(np.float32)
+  weight = (rng.random(12) < 0.8).astype(np.float32)
+  sequence = rng.integers(0, 4, 12)
+  want = aggregate(value, weight, sequence)
+  order = rng.permutation(12)
+  close(wrap(aggregate)(value[order], weight[order], sequence[order]), want)
+  close(wrap(aggregate)(value, weight, 3 - sequence), want)
+  padded = [np.pad(x, (0, 5)) for x in (value, weight, sequence)]
+  padded[0][12:] = np.nan
+  close(wrap(aggregate)(*padded), want)
+  close(aggregate(value, 0 * weight, sequence), 0.0)
+
+
+def test_equal_lengths_make_the_means_agree():
+  value = jnp.arange(6.0)
+  sequence = jnp.array([0, 0, 1, 1, 2, 2])
+  close(losses.token_mean(value, jnp.ones(6), sequence), 2.5)
+  close(losses.sequence_mean(value, jnp.ones(6), sequence), 2.5)
+  close(losses.constant_length(2)(value, jnp.ones(6), sequence), 2.5)
+
+
+# --- likelihood ------------------------------------------------------------
+
+
+@both
+def test_token_nll_by_hand(wrap):
+  logp = jnp.log(jnp.array([0.5, 0.25, 0.9]))
+  weight = jnp.array([1.0, 3.0, 0.0])
+  # (ln 2 + 3 ln 4) / 4 = 7 ln 2 / 4.
+  close(wrap(losses.token_nll)(logp, weight), 7 * np.log(2) / 4)
+
+
+# --- advantages ------------------------------------------------------------
+
+
+@both
+def test_group_advantage_by_hand(wrap):
+  reward = jnp.array([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
+  # p = 1/4: std = sqrt(3)/4, (3/4) / std = sqrt 3, (-1/4) / std = -1/sqrt 3.
+  want = [[3**0.5] + [-(3**-0.5)] * 3, [1, 1, -1, -1]]
+  close(wrap(losses.group_advantage)(reward), want, rtol=1e-4)
+  close(wrap(losses.centred_advantage)(reward),
+        [[0.75, -0.25, -0.25, -0.25], [0.5, 0.5, -0.5, -0.5]])
+
+
+@both
+def test_invalid_rollouts_neither_get_nor_give_advantage(wrap):
+  reward = jnp.array([[1.0, 0.0, jnp.nan, 5.0]])
+  valid = jnp.array([[1.0, 1.0, 0.0, 0.0]])
+  close(wrap(losses.group_advantage)(reward, valid), [[1, -1, 0, 0]],
+        rtol=1e-4)
+  close(wrap(losses.centred_advantage)(reward, valid), [[0.5, -0.5, 0, 0]])
+  close(wrap(losses.group_advantage)(reward, 0 * valid), [[0.0] * 4])
+
+
+@pytest.mark.parametrize('tie', [0.0, 1.0, 0.1, 1 / 3, -0.7])
+@pytest.mark.parametrize('G', [3, 7, 8])
+def test_ties_give_exactly_zero(tie, G):
+  for advantage in (losses.group_advantage, losses.centred_advantage):
+    adv = advantage(jnp.full((2, G), tie))
+    close(adv, np.zeros((2, G)), atol=1e-7)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.floats(-2, 2, width=16), min_size=6, max_size=6),
+                min_size=3, max_size=3),
+       st.permutations(range(6)), st.integers(0, 63))
+def test_advantage_properties(reward, order, mask):
+  reward = np.array(reward, np.float32)
+  valid = np.array([[mask >> g & 1 for g in range(6)]] * len(reward))
+  order = list(order)
+  for advantage in (losses.group_advantage, losses.centred_advantage):
+    adv = np.asarray(advantage(reward, valid))
+    close(adv.sum(-1), np.zeros(len(reward)), atol=2e-4)
+    assert not adv[valid == 0].any()
+    close(advantage(reward[:, order], valid[:, order]), adv[:, order],
+          atol=1e-4)
+  shift_scale = losses.group_advantage(reward * 4 + 1, valid)
+  # Scale drops out but for eps; groups with a spread near eps are left out.
+  spread = np.ptp(np.where(valid, reward, reward.mean()), -1) > 0.5
+  close(shift_scale[spread],
+        np.asarray(losses.group_advantage(reward, valid))[spread], atol=1e-3)
+
+
+# --- surrogate and KL ------------------------------------------------------
+
+
+def surrogate(ratio, adv, weight=None, clip_low=0.2, clip_high=0.3):
+  ratio, adv = jnp.asarray(ratio), jnp.asarray(adv)
+  weight = jnp.ones_like(ratio) if weight is None else jnp.asarray(weight)
+  return losses.clipped_surrogate(
+      jnp.log(ratio), jnp.zeros_like(ratio), adv, weight, clip_low, clip_high
+  )
+
+
+def test_surrogate_by_hand():
+  got = surrogate([1.0, 2.0, 2.0, 0.5, 0.5, 1.25], [2.0, 1, -1, 1, -1, 1.0])
+  # r=2, A=1: clipped to 1.3. r=2, A=-1: not clipped, min(-2, -1.3).
+  # r=.5, A=1: not clipped. r=.5, A=-1: min(-.5, -.8), clipped to .8.
+  # r=1.25 is inside because clip_high is .3 and not .2.
+  close(got.loss_P, [-2.0, -1.3, 2.0, -0.5, 0.8, -1.25])
+  close(got.clip_share, 2 / 6)
+  close(got.ratio_max, 2.0)
+  # mean(r - 1 - ln r): 0, 2 (1 - ln 2), 2 (ln 2 - .5), .25 - ln 1.25.
+  close(got.approx_kl, (2 * (1 - np.log(2)) + 2 * (np.log(2) - 0.5)
+                        + 0.25 - np.log(1.25)) / 6)
+
+
+def test_surrogate_statistics_see_weighted_tokens_only():
+  got = surrogate([1.0, 9.0], [1.0, 1.0], weight=[1.0, 0.0])
+  close([got.ratio_max, got.clip_share, got.approx_kl], [1.0, 0.0, 0.0])
+
+
+def test_surrogate_gradient_is_zero_exactly_where_it_is_clipped():
+  ratio = jnp.array([1.0, 2.0, 2.0, 0.5, 0.5])
+  adv = jnp.array([3.0, 1.0, -1.0, 1.0, -1.0])
+
+  def loss(logp, adv):
+    return losses.clipped_surrogate(
+        logp, jnp.zeros(5), adv, jnp.ones(5), 0.2, 0.3
+    ).loss_P.sum()
+
+  by_logp, by_adv = jax.grad(loss, (0, 1))(jnp.log(ratio), adv)
+  # d(-r A)/d log pi = -r A; at r = 1 it is the policy gradient -A.
+  close(by_logp, [-3.0, 0.0, 2.0, -0.5, 0.0])
+  close(by_adv, np.zeros(5))
+
+
+def test_surrogate_survives_absurd_ratios():
+  got = losses.clipped_surrogate(
+      jnp.array([0.0, -500.0]), jnp.array([-500.0, 0.0]), jnp.ones(2),
+      jnp.ones(2), 0.2, 0.3,
+  )
+  assert all(np.isfinite(x).all() for x in got)
+
+
+@both
+def test_k3_by_hand_and_its_gradient(wrap):
+  logp, ref = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.5, 0.25]))
+  # ref / pi = 1/2: .5 + ln 2 - 1.
+  close(wrap(losses.k3_kl)(logp, ref), [0.0, np.log(2) - 0.5])
+  grad = jax.grad(lambda x: losses.k3_kl(x, ref).sum())(logp)
+  close(grad, [0.0, 0.5])  # 1 - ref / pi
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000))
+def test_k3_is_an_unbiased_nonnegative_kl(seed):
+  rng = np.random.default_rng(seed)
+  p, q = rng.dirichlet(np.ones(5), 2) * 0.95 + 0.01
+  k3 = losses.k3_kl(jnp.log(jnp.asarray(p)), jnp.log(jnp.asarray(q)))
+  assert (np.asarray(k3) >= -1e-6).all()
+  # The expectation under p is the true KL(p || q).
+  close((p * k3).sum(), (p * np.log(p / q)).sum(), rtol=1e-3, atol=1e-4)
