@@ -70,6 +70,9 @@ def defaults() -> D:
   c.model.dtype = 'float32'
   c.model.remat = 'none'
 
+  c.sampler = D()
+  c.sampler.capacity = 640          # tokens of one stream, of either role
+
   c.batch = D()                     # packed batches of SFT
   c.batch.rows = 2                  # small batches learn to copy sooner
   c.batch.length = 512
@@ -138,7 +141,6 @@ def defaults() -> D:
   c.rl.temperature = 1.0
   c.rl.max_new = 24                 # tokens of one reply
   c.rl.max_grad_norm = 1.0
-  c.rl.capacity = 512               # tokens of one stream
 
   c.dream = D()
   c.dream.iterations = 40
@@ -157,7 +159,7 @@ def defaults() -> D:
 
   c.report = D()
   c.report.episodes = 10            # dreamed ones in full
-  c.checkpoint_every = 5            # RL iterations
+  c.checkpoint_every = 10           # RL iterations
   return c
 
 

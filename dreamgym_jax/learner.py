@@ -84,12 +84,16 @@ def init_state(
     params: types.Params, optimizer: optax.GradientTransformation
 ) -> types.TrainState:
   """Step 0. Copies params: the steps donate theirs, yours stay (reference)."""
-  params = jax.tree.map(jnp.copy, params)
-  return types.TrainState(
-      step=jnp.zeros([], jnp.int32),
-      params=params,
-      opt_state=optimizer.init(params),
-  )
+
+  @jax.jit
+  def start(params):
+    return types.TrainState(
+        step=jnp.zeros([], jnp.int32),
+        params=jax.tree.map(jnp.copy, params),
+        opt_state=optimizer.init(params),
+    )
+
+  return start(params)
 
 
 def make_score(

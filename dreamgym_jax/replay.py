@@ -22,7 +22,7 @@ import numpy as np
 from dreamgym_jax import types
 from dreamgym_jax.models import encoder
 
-_EMPTY, _ANY, _NONE = -1, -1, -2   # ids of rows and of queries
+_EMPTY, _ANY, _UNKNOWN = -1, -1, -2   # ids of rows, and of queries
 _log = logging.getLogger(__name__)
 
 
@@ -87,9 +87,9 @@ def make_scann_top_k(
 ) -> TopK:
   """ScaNN (quantised scores, the best `reorder` rescored), upserts in place.
 
-  Family and leak rule are applied to over_fetch * k neighbours; a query that
-  is left with fewer than k is answered exactly, as are all below min_rows:
-  ScaNN trains on the rows, so it cannot start empty. Rebuilt after as many
+  Family and leak rule are applied to over_fetch * k neighbours; a query left
+  with fewer than k is answered exactly, as are all below min_rows: ScaNN
+  trains on the rows, so it cannot start empty. Built anew after as many
   changes as it was built from. Raises ReplayError where scann is missing.
   """
   try:
@@ -106,8 +106,7 @@ class _Exact:
   def __init__(self, max_batch: int):
     self._max_batch = max_batch
     self._search = jax.jit(_search, static_argnames='k')
-    self._host: Bank | None = None
-    self._device: Bank | None = None
+    self._host = self._device = None
 
   def update(self, bank: Bank, rows: Sequence[int]) -> None:
     del rows   # uploaded whole before the next search: once per iteration
@@ -120,11 +119,11 @@ class _Exact:
     k = min(k, len(self._host.family_M))
     hits = []
     for start in range(0, len(query.family_B), self._max_batch):
-      part = [x[start:start + self._max_batch] for x in query]
-      n = len(part[0])
+      n = min(self._max_batch, len(query.family_B) - start)
       pad = (1 << (n - 1).bit_length()) - n
-      padded = Query(*(np.pad(x, [(0, pad)] + [(0, 0)] * (x.ndim - 1))
-                       for x in part))
+      padded = Query(*(np.pad(x[start:start + n],
+                              [(0, pad)] + [(0, 0)] * (x.ndim - 1))
+                       for x in query))
       found = jax.device_get(self._search(self._device, padded, k=k))
       hits.append([x[:n] for x in found])
     return Hits(*map(np.concatenate, zip(*hits, strict=True)))
@@ -133,9 +132,8 @@ class _Exact:
 def _search(bank: Bank, query: Query, k: int) -> Hits:
   score_BxM = jnp.einsum('BE,ME->BM', query.key_BxE, bank.key_MxE,
                          precision=jax.lax.Precision.HIGHEST)
-  is_allowed_BxM = _allowed(bank, query)
-  score_BxR, row_BxR = jax.lax.top_k(
-      jnp.where(is_allowed_BxM, score_BxM, -jnp.inf), k)
+  score_BxM = jnp.where(_allowed(bank, query), score_BxM, -jnp.inf)
+  score_BxR, row_BxR = jax.lax.top_k(score_BxM, k)
   return Hits(jnp.where(score_BxR > -jnp.inf, row_BxR, _EMPTY), score_BxR)
 
 
@@ -153,11 +151,9 @@ class _Scann:
   def __init__(self, min_rows: int, over_fetch: int, reorder: int):
     self._exact = make_exact_top_k()
     self._min_rows, self._over_fetch = min_rows, over_fetch
-    self._reorder = reorder
-    self._bank: Bank | None = None
-    self._index: Any = None
+    self._reorder, self._has_said_exact = reorder, False
+    self._bank, self._index = None, None
     self._changes_left = 0
-    self._has_said_exact = False
 
   def update(self, bank: Bank, rows: Sequence[int]) -> None:
     self._exact.update(bank, rows)
@@ -181,8 +177,7 @@ class _Scann:
       if not self._has_said_exact:
         _log.info('retrieval is exact below %d rows: ScaNN cannot start empty',
                   self._min_rows)
-        self._has_said_exact = True
-      self._index = None
+      self._has_said_exact, self._index = True, None
       return self._exact.search(query, k)
     if self._index is None:
       self._build(rows)
@@ -244,9 +239,9 @@ class Replay:
   ):
     """capacity: rows M. Shares: the most of them that a source may hold."""
     if capacity < 1 or not 0 <= max_dreamed_share <= 1 >= max_real_share > 0:
-      raise ReplayError(f'capacity {capacity}, shares {max_dreamed_share} '
-                        f'dreamed and {max_real_share} real: want at least 1, '
-                        'and shares up to 1')
+      raise ReplayError(
+          f'capacity {capacity}, shares {max_dreamed_share} dreamed and '
+          f'{max_real_share} real: want at least 1, and shares up to 1')
     self._quota = {types.REAL: max(int(max_real_share * capacity), 1),
                    types.DREAMED: int(max_dreamed_share * capacity)}
     self._encode = encode
@@ -261,7 +256,7 @@ class Replay:
     self._row_of: dict[str, int] = {}                  # text hash -> row
     self._ages = {types.REAL: {}, types.DREAMED: {}}   # row -> hash, old first
     self._free = list(range(M))                        # a heap: lowest first
-    self._ids: dict[str, int] = {}
+    self._ids: dict[str | int, int] = {_ANY: _ANY}
 
   def __len__(self) -> int:
     return len(self._row_of)
@@ -281,18 +276,13 @@ class Replay:
     that a dreamed one may take), `evicted`. A real transition takes the place
     of the same dreamed one, which counts as evicted.
     """
-    counts = collections.Counter(added=0, rejected=0, duplicate=0, full=0,
-                                 evicted=0)
-    offers = []
-    for e in episodes:
-      for t in e.transitions:
-        if self._admit(e, t):
-          offers.append(Entry(t, e.task.family, e.task.task_id, e.episode_id,
-                              e.source))
-        else:
-          counts['rejected'] += 1
-    if not offers:
-      return dict(counts)
+    offers = [
+        Entry(t, e.task.family, e.task.task_id, e.episode_id, e.source)
+        for e in episodes for t in e.transitions if self._admit(e, t)]
+    num_offered = sum(len(e.transitions) for e in episodes)
+    counts = collections.Counter(
+        added=0, rejected=num_offered - len(offers), duplicate=0, full=0,
+        evicted=0)
     keys_NxE = self._encode([
         encoder.key_text(o.transition.state, o.transition.action)
         for o in offers])
@@ -301,9 +291,7 @@ class Replay:
                         f'store holds {self._bank.key_MxE.shape[1]}')
     changed = set()
     for offer, key_E in zip(offers, keys_NxE, strict=True):
-      outcome = self._offer(offer, key_E, changed)
-      counts['evicted'] += outcome.pop('evicted', 0)
-      counts.update(outcome.keys())
+      counts.update(self._offer(offer, key_E, changed))
     if changed:
       self._index.update(self._bank, sorted(changed))
     return dict(counts)
@@ -311,27 +299,24 @@ class Replay:
   def _offer(self, entry: Entry, key_E: np.ndarray, changed: set) -> dict:
     """Places one transition; its outcome, and how many were evicted."""
     digest = _digest(entry)
-    evicted, old = [], self._row_of.get(digest)
+    old = self._row_of.get(digest)
     dreamed, same = self._ages[types.DREAMED], self._ages[entry.source]
-    if old is not None:
-      if entry.source == types.DREAMED or old not in dreamed:
-        return {'duplicate': 1}
-      evicted.append(old)
-    elif len(same) >= self._quota[entry.source]:
-      evicted.extend([next(iter(same))] if same else [])
-      if not evicted:
-        return {'full': 1}
-    elif not self._free:
-      # The oldest dreamed one makes room; a dreamed one never evicts a real.
-      if not dreamed and entry.source == types.DREAMED:
-        return {'full': 1}
-      evicted.append(next(iter(dreamed or same)))
+    if old is not None and (old not in dreamed or same is dreamed):
+      return {'duplicate': 1}
+    evicted = [] if old is None else [old]
+    # A full store makes room by its oldest dreamed row; where there is none,
+    # only a real one may take the place of a real one.
+    if len(same) >= self._quota[entry.source]:
+      evicted.append(next(iter(same), None))
+    elif not self._free and not evicted:
+      evicted.append(next(iter(dreamed or same), None))
+    if None in evicted:
+      return {'full': 1}
     for row in evicted:
       self._evict(row)
-      changed.add(row)
     row = heapq.heappop(self._free)
     self._put(row, entry, digest, key_E)
-    changed.add(row)
+    changed.update(evicted, [row])
     return {'added': 1, 'evicted': len(evicted)}
 
   def _evict(self, row: int) -> None:
@@ -362,21 +347,17 @@ class Replay:
     exclude_trajectory, exclude_task: the episode id and, in training, the
     task id that text i must get nothing of. family: gets only this one.
     """
-    n = len(texts)
-    if not n or not k or not len(self):
+    if not texts or not k or not len(self):
       return [[] for _ in texts]
-    for name, values in (('exclude_trajectory', exclude_trajectory),
-                         ('family', family), ('exclude_task', exclude_task)):
-      if values is not None and (isinstance(values, str) or len(values) != n):
-        raise ReplayError(f'{name}: want one for each of {n} texts')
 
-    def ids(names: Sequence[str] | None, unknown: int) -> np.ndarray:
-      return np.array([self._ids.get(x, unknown) for x in names]
-                      if names is not None else [_ANY] * n, np.int32)
+    def ids(names: Sequence[str] | None) -> np.ndarray:
+      names = [_ANY] * len(texts) if names is None else names
+      if isinstance(names, str) or len(names) != len(texts):
+        raise ReplayError(f'{len(texts)} texts need one each of {names!r:.60}')
+      return np.array([self._ids.get(x, _UNKNOWN) for x in names], np.int32)
 
-    hits = self._index.search(
-        Query(self._encode(texts), ids(family, _NONE),
-              ids(exclude_trajectory, _NONE), ids(exclude_task, _NONE)), k)
+    wanted = map(ids, (family, exclude_trajectory, exclude_task))
+    hits = self._index.search(Query(self._encode(texts), *wanted), k)
     return [[self._entries[row]._replace(score=float(score))
              for row, score in zip(rows, scores, strict=True) if row != _EMPTY]
             for rows, scores in zip(*hits, strict=True)]
@@ -384,11 +365,9 @@ class Replay:
   def state_dict(self) -> dict[str, Any]:
     """{'host': JSON-able, 'arrays': {'key_MxE'}}, of fixed shapes."""
     rows = [
-        {'row': row, 'family': e.family, 'task_id': e.task_id,
-         'trajectory': e.trajectory, 'source': e.source,
+        {**(e := self._entries[row])._asdict(), 'row': row,
          'transition': vars(e.transition)}
-        for ages in self._ages.values() for row in ages
-        for e in (self._entries[row],)]
+        for ages in self._ages.values() for row in ages]
     return {'host': {'rows': rows},
             'arrays': {'key_MxE': self._bank.key_MxE.copy()}}
 
@@ -400,10 +379,9 @@ class Replay:
                         f'{self._bank.key_MxE.shape}')
     self._clear(*key_MxE.shape)
     for saved in state['host']['rows']:
-      saved = dict(saved)
-      row = saved.pop('row')
-      transition = types.Transition(**saved.pop('transition'))
-      entry = Entry(transition, **saved)
+      fields = {k: v for k, v in saved.items() if k != 'row'}
+      fields['transition'] = types.Transition(**saved['transition'])
+      entry, row = Entry(**fields), saved['row']
       self._put(row, entry, _digest(entry), key_MxE[row])
     self._free = [r for r, e in enumerate(self._entries) if e is None]
     self._index.update(self._bank, range(len(self._entries)))

@@ -271,6 +271,23 @@ def test_retire_frees_mastered_and_hopeless_generated_tasks():
   assert slot_K.tolist() == [1, 2]
 
 
+def test_functions_do_not_write_into_the_pool_they_got():
+  pool = make_pool(2, 2, capacity=6)
+  saved = jax.tree.map(np.array, pool)
+  curriculum.observe(pool, [0], [[1, 0]])
+  curriculum.add(pool, [1], [0], [True])
+  curriculum.retire(with_values(pool, [0.0] * 6), 0.1, 1)
+  curriculum.sample(pool, jax.random.key(0), 3, 1.0, ALL)
+  jax.tree.map(np.testing.assert_array_equal, saved, pool)
+
+
+def test_restored_from_device_arrays():
+  pool = make_pool(2, 2, capacity=6)
+  back = curriculum.restored(jax.tree.map(jax.numpy.asarray, pool))
+  jax.tree.map(np.testing.assert_array_equal, pool, back)
+  curriculum.add(back, [1], [0], [True])
+
+
 def test_pool_is_a_fixed_shape_pytree():
   before = jax.tree.map(lambda x: (x.shape, x.dtype), make_pool(3, 2))
   pool = curriculum.observe(make_pool(3, 2), [0], [[1, 0]])

@@ -39,7 +39,7 @@ def pair(t, real, dreamed, is_last=False, episode_id='e'):
     (PAGE + '\n[3] link: more', PAGE, 2 / 3),
     (states.OVER, PAGE, 0.0),
     (PAGE, '', 0.0),
-    ('a\na\nb', 'a\nb\nb', 2 / 3),              # a multiset, not a set
+    ('a\na\nb', 'a\na\nb\nc', 3 / 4),         # a multiset, not a set
 ])
 def test_line_match(real, dreamed, want):
   assert fidelity.line_match(real, dreamed) == pytest.approx(want)
@@ -63,6 +63,7 @@ def test_horizon_by_hand():
 def test_horizon_without_probabilities_takes_the_flag():
   (row,) = fidelity.by_horizon([pair(0, end(0.), end(1.), True)])
   assert row.eps_r == 1.0
+  assert fidelity.success_prob(end(1., success_prob=1.0000001)) == 1.0
 
 
 @pytest.mark.parametrize('dreamed,real,kind', [

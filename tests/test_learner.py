@@ -31,6 +31,24 @@ def sft():
 
 
 @functools.cache
+def kl_sgd():
+  """(optimizer, step) of the tests with a reference."""
+  optimizer = optax.sgd(0.3)
+  return optimizer, learner.make_grpo_step(CFG, optimizer, kl_coef=1.0)
+
+
+@functools.cache
+def bandit():
+  """(optimizer, step) of the worlds to be solved."""
+  optimizer = learner.make_optimizer(
+      1e-2, 0, 1, schedule=learner.warmup_constant, b2=0.99
+  )
+  return optimizer, learner.make_grpo_step(
+      CFG, optimizer, kl_coef=1e-3, entropy_coef=1e-3
+  )
+
+
+@functools.cache
 def score():
   return learner.make_score(CFG)
 
@@ -160,7 +178,9 @@ def test_norm_scales_do_not_decay():
   )
   params = init_params()
   zeros = jax.tree.map(jnp.zeros_like, params)
-  updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+  updates, _ = jax.jit(optimizer.update)(
+      zeros, jax.jit(optimizer.init)(params), params
+  )
   # Zero gradient: what is left is the decay, -lr * .5 * w.
   assert_close(updates['embed'], -0.05 * params['embed'])
   assert_close(updates['blocks']['wq'], -0.05 * params['blocks']['wq'])
@@ -209,8 +229,7 @@ def test_grpo_metrics_on_policy():
   (batch,) = batches.pack(random_streams(5), **SHAPE)
   params = init_params()
   batch = batch._replace(logp_P=np.asarray(score()(params, batch)))
-  optimizer = optax.sgd(0.0)
-  step = learner.make_grpo_step(CFG, optimizer, kl_coef=0.1)
+  optimizer, step = kl_sgd()
   _, m = step(learner.init_state(params, optimizer), batch, params)
   assert_close(
       [m['ratio_max'], m['clip_share'], m['kl'], m['logp_mismatch']],
@@ -230,8 +249,7 @@ def test_grpo_metrics_on_policy():
 
 def test_kl_needs_a_reference():
   (batch,) = batches.pack(random_streams(2), **SHAPE)
-  optimizer = optax.sgd(0.0)
-  step = learner.make_grpo_step(CFG, optimizer, kl_coef=0.1)
+  optimizer, step = kl_sgd()
   with pytest.raises(ValueError, match='ref_params'):
     step(learner.init_state(init_params(), optimizer), batch)
 
@@ -239,20 +257,20 @@ def test_kl_needs_a_reference():
 def test_entropy_bonus_and_kl_pull_the_right_way():
   streams = [s._replace(adv=0 * s.adv) for s in random_streams(5)]
   (batch,) = batches.pack(streams, **SHAPE)
-  optimizer = optax.sgd(0.3)
 
-  def run(key, n=30, **kwargs):
-    step = learner.make_grpo_step(CFG, optimizer, **kwargs)
+  def run(metric, optimizer, step, n=30):
     state = learner.init_state(init_params(), optimizer)
     values = []
     for _ in range(n):
       state, metrics = step(state, batch, init_params(seed=1))
-      values.append(float(metrics[key]))
+      values.append(float(metrics[metric]))
     return values[0], values[-1]
 
-  first, last = run('entropy', entropy_coef=1.0)
+  optimizer = optax.sgd(0.3)
+  first, last = run('entropy', optimizer, learner.make_grpo_step(
+      CFG, optimizer, entropy_coef=1.0))
   assert last > first + 0.05
-  first, last = run('kl', kl_coef=1.0)
+  first, last = run('kl', *kl_sgd())
   assert last < 0.7 * first
 
 
@@ -307,56 +325,42 @@ def test_all_tied_gives_no_streams():
   assert batches.pack_evenly(data.streams, 2, 8, 8) == []
 
 
-def sampler(length):
-  """Draws the token after each prompt from the model, through `score`."""
-  actions = np.arange(CFG.V)
-
-  def draw(params, prompts, rng):
-    """A list of token lists -> (tokens drawn, their log-probs)."""
-    unique = sorted(set(map(tuple, prompts)))
-    logp = {}
-    for prompt in unique:
-      weight = np.array([0.0] * len(prompt) + [1.0])
-      (batch,) = batches.pack(
-          [batches.Stream(np.array([*prompt, a]), weight) for a in actions],
-          CFG.V, length, CFG.V,
-      )
-      logp_P = np.asarray(score()(params, batch), np.float64)
-      logp[prompt] = logp_P[np.argsort(batch.target_P)]
-    out = []
-    for prompt in prompts:
-      logp_V = logp[tuple(prompt)]
-      p_V = np.exp(logp_V) / np.exp(logp_V).sum()
-      token = rng.choice(CFG.V, p=p_V)
-      out.append((int(token), logp_V[token]))
-    return out
-
-  return draw
+def draw(params, prompts, rng):
+  """Prompts (token lists) -> [(token drawn, its log-prob)], via `score`."""
+  logp = {}
+  for prompt in sorted(set(map(tuple, prompts))):
+    weight = np.array([0.0] * len(prompt) + [1.0])
+    (batch,) = batches.pack(
+        [batches.Stream(np.array([*prompt, a]), weight) for a in range(CFG.V)],
+        CFG.V, 4, CFG.V,
+    )
+    logp_P = np.asarray(score()(params, batch), np.float64)
+    logp[prompt] = logp_P[np.argsort(batch.target_P)]
+  out = []
+  for prompt in prompts:
+    logp_V = logp[tuple(prompt)]
+    p_V = np.exp(logp_V) / np.exp(logp_V).sum()
+    token = rng.choice(CFG.V, p=p_V)
+    out.append((int(token), logp_V[token]))
+  return out
 
 
-def train_grpo(world, prompts, length, iterations, lr, G=16):
-  """GRPO in `world(draw, params, prompt rows, rng) -> rollouts`; success."""
-  optimizer = learner.make_optimizer(
-      lr, 0, iterations, schedule=learner.warmup_constant, b2=0.99
-  )
-  step = learner.make_grpo_step(
-      CFG, optimizer, kl_coef=1e-3, entropy_coef=1e-3
-  )
-  draw = sampler(length)
+def train_grpo(world, prompts, iterations):
+  """GRPO on `world(params, rows, rng) -> rollouts`; the success rates."""
+  G = 64 // len(prompts)
+  optimizer, step = bandit()
   state = learner.init_state(init_params(), optimizer)
   rng, rates = np.random.default_rng(0), []
   rows = [p for p in prompts for _ in range(G)]
   for _ in range(iterations):
-    rollouts = world(draw, state.params, rows, rng)
+    rollouts = world(state.params, rows, rng)
     reward_JxG = np.array([r[3] for r in rollouts]).reshape(len(prompts), G)
     rates.append(reward_JxG.mean())
     data = learner.grpo_streams(
         *zip(*[r[:3] for r in rollouts], strict=True),
         reward_JxG, reward_JxG, np.ones_like(reward_JxG),
     )
-    for batch in batches.pack_evenly(
-        data.streams, len(rows), length, 2 * len(rows)
-    ):
+    for batch in batches.pack_evenly(data.streams, 64, 4, 128):
       state, metrics = step(state, batch, init_params())
       assert int(metrics['skipped']) == 0
       assert float(metrics['logp_mismatch']) < 1e-5
@@ -364,7 +368,7 @@ def train_grpo(world, prompts, length, iterations, lr, G=16):
 
 
 def test_grpo_solves_a_bandit():
-  def world(draw, params, rows, rng):
+  def world(params, rows, rng):
     out = []
     for prompt, (token, logp) in zip(
         rows, draw(params, rows, rng), strict=True
@@ -375,7 +379,7 @@ def test_grpo_solves_a_bandit():
       ))
     return out
 
-  rates = train_grpo(world, [[1], [2], [3]], 2, iterations=60, lr=2e-2)
+  rates = train_grpo(world, [[1], [2], [3], [4]], iterations=80)
   assert np.mean(rates[:3]) < 0.3
   assert np.mean(rates[-5:]) > 0.95, rates
 
@@ -383,7 +387,7 @@ def test_grpo_solves_a_bandit():
 def test_grpo_solves_a_two_step_world():
   """The second token must answer the world's reply to the first one."""
 
-  def world(draw, params, rows, rng):
+  def world(params, rows, rng):
     first = draw(params, rows, rng)
     seen = [
         [*p, a, 10 + a % 3] for p, (a, _) in zip(rows, first, strict=True)
@@ -397,6 +401,6 @@ def test_grpo_solves_a_two_step_world():
       ))
     return out
 
-  rates = train_grpo(world, [[1], [2]], 4, iterations=80, lr=1e-2, G=32)
+  rates = train_grpo(world, [[1], [2]], iterations=80)
   assert np.mean(rates[:3]) < 0.15
   assert np.mean(rates[-5:]) > 0.9, rates

@@ -81,7 +81,7 @@ BAD_SCORE = {'successes': 3, 'episodes': 2, 'wilson95': [0, 1]}
 
 @pytest.mark.parametrize('changed,message', [
     ({'seed': '0'}, 'seed is not int'),
-    ({'stages': {'sft': {}}}, 'stages.sft'),
+    ({'stages': {'sft': BAD_SCORE}}, 'stages.sft: not one of'),
     ({'stages': {'dream': BAD_SCORE}}, 'more successes'),
     ({'stages': {'dream': {'successes': 1}}}, 'missing .*episodes'),
     ({'ledger': LEDGER | {'guessed': 1}}, "unknown .'guessed'"),

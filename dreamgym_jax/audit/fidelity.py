@@ -84,7 +84,7 @@ def line_match(real: str, dreamed: str) -> float:
 def success_prob(dreamed: Transition) -> float:
   """P(success) of a dreamed step, or its hard flag where none was kept."""
   if dreamed.success_prob >= 0:
-    return dreamed.success_prob
+    return min(dreamed.success_prob, 1.0)   # float32 may end just above 1
   return float(gate.is_win(dreamed))
 
 

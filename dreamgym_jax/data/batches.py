@@ -169,10 +169,7 @@ def epochs(
           'the streams changed since it was saved'
       )
     for i in range(index, len(bins)):
-      after = Cursor(seed, epoch, i + 1)
-      if i + 1 == len(bins):
-        after = Cursor(seed, epoch + 1, 0)
-      yield _fill(streams, bins[i], shape), after
+      yield _fill(streams, bins[i], shape), Cursor(seed, epoch, i + 1)
     index = 0
 
 

@@ -30,7 +30,6 @@ SCRIPT, USER = 'script', 'user'
 _SCRIPTS = tuple(
     pathlib.Path(__file__).with_name(name)
     for name in ('miniwob_page.js', 'miniwob_input.js'))
-_MAX_FRAMES = 96        # loaded pages kept for reuse, least recently used go
 _USER_TIMEOUT = 2000.   # ms for one action of Playwright, e.g. while covered
 _WON = .99              # some pages pay in part; only full marks are success
 
@@ -66,13 +65,18 @@ class MiniWob:
   """
 
   def __init__(
-      self, max_steps: int = 8, mode: str = SCRIPT, timeout: float = 10.
+      self, max_steps: int = 8, mode: str = SCRIPT, timeout: float = 10.,
+      max_frames: int = 400,
   ):
-    """`timeout` in seconds bounds every call into the browser."""
+    """`timeout` in seconds bounds every call into the browser.
+
+    Up to `max_frames` loaded pages are kept for reuse, about 3 MB each: loading
+    one takes .05-.1 s, starting it over some milliseconds.
+    """
     if mode not in (SCRIPT, USER):
       raise ValueError(f'mode is {SCRIPT!r} or {USER!r}, got {mode!r}')
     self.max_steps, self.mode, self.timeout = max_steps, mode, timeout
-    self.restarts = 0
+    self.restarts, self._max_frames = 0, max_frames
     self._pages = find_pages()
     self._families = {p.stem for p in self._pages.glob('*.html')}
     self._rows: list[_Row] = []
@@ -118,14 +122,15 @@ class MiniWob:
     """Acts in the rows, all at once; raises ValueError for a finished row."""
     if len(set(rows)) != len(rows):
       raise ValueError(f'the same row twice: {list(rows)}')
+    for i in rows:
+      if self._rows[i].is_over and not self._rows[i].error:
+        raise ValueError(f'the episode of row {i} is over')
     parsed, answers = {}, {}
     for i, text in zip(rows, actions, strict=True):
       row = self._rows[i]
       if row.error:
         answers[i] = self._lost(row)
         continue
-      if row.is_over:
-        raise ValueError(f'the episode of row {i} is over')
       row.steps += 1
       try:
         parsed[i] = actions_lib.parse(text)
@@ -182,8 +187,11 @@ class MiniWob:
   ) -> str:
     """One action with mouse and keys; '' or why it cannot be carried out."""
     error = self._browser.evaluate(
-        '([i, verb, id, argument]) => dreamgym.check('
-        'dreamgym.frames[i].contentWindow, verb, id, argument)',
+        '''([i, verb, id, argument]) => {
+          const win = dreamgym.frames[i].contentWindow;
+          dreamgym.enter(win);
+          return dreamgym.check(win, verb, id, argument);
+        }''',
         [index, verb, element, argument])
     if error or verb == 'noop':
       return error
@@ -201,7 +209,10 @@ class MiniWob:
           'focus': handle.focus,
           'clear': lambda: handle.fill('', **limit),
           'fill': lambda: handle.fill(argument, **limit),
-          'press': lambda: handle.press(argument, **limit),
+          'press': lambda: (
+              frame.evaluate('id => top.dreamgym.moveCaret(window, id)',
+                             element),
+              handle.press(argument, **limit)),
           'select_option': lambda: handle.select_option(
               index=frame.evaluate(
                   '([id, text]) => top.dreamgym.optionIndex(window, id, text)',
@@ -212,6 +223,7 @@ class MiniWob:
       except chromium.Error as failure:
         frame.evaluate('0')   # raises if it is the browser that failed
         return str(failure)   # e.g. covered by something: no user could
+      handle.dispose()
     return ''
 
   def _begin(self, tasks: Sequence[Task]) -> list[dict]:
@@ -255,7 +267,7 @@ class MiniWob:
     for n, family in enumerate(families):
       if taken[n] < 0:
         size = len(self._family_of)
-        taken[n] = spare.pop(0) if size >= _MAX_FRAMES and spare else size
+        taken[n] = spare.pop(0) if size >= self._max_frames and spare else size
         self._family_of.pop(taken[n], None)
       else:
         self._family_of.pop(taken[n])

@@ -110,6 +110,16 @@ function select(el, index) {
   send(el, 'Event', 'change');
 }
 
+/** Where the next key goes in a field: behind the text, in both modes. */
+function moveCaret(win, id) {
+  const el = element(win, id);
+  el.focus({preventScroll: true});
+  const isNumber = el.type === 'number';   // has no caret to set
+  if (el.value && el.setSelectionRange && !isNumber) {
+    el.setSelectionRange(el.value.length, el.value.length);
+  }
+}
+
 /** One key, with the default actions that matter on these pages. */
 function press(el, name) {
   el.focus({preventScroll: true});
@@ -159,5 +169,5 @@ function act(win, verb, id, argument) {
   return '';
 }
 
-Object.assign(window.dreamgym, {act, check, optionIndex});
+Object.assign(window.dreamgym, {act, check, moveCaret, optionIndex});
 })();

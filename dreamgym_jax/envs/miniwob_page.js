@@ -7,6 +7,7 @@
 //   dreamgym.observe(document)      -> state text (grammar: text/states)
 //   dreamgym.element(window, id)    -> the DOM element of a state's [id]
 //   dreamgym.restart(window, seed)  -> the instruction of a new episode
+//   dreamgym.enter(window)          before acting, as one frame among many
 //   dreamgym.reset(json, seconds), dreamgym.step(json)  many frames at once
 (() => {
 'use strict';
@@ -22,21 +23,22 @@ if (window !== window.top) {
   window.alert = () => {};
   window.confirm = () => true;
   window.prompt = () => null;
-  // Many frames share one keyboard focus. When it goes to another frame, the
-  // focused element here would see a blur, and a focus when it comes back: a
-  // page would notice that other episodes exist. Both are hidden from it.
-  let parked = null;
+  // Many frames share one keyboard focus. When another frame takes it, the
+  // focused element here is blurred: the page would notice that other episodes
+  // exist. So a blur counts only while the host acts in this frame; otherwise
+  // the element is remembered, and `enter` gives it the focus back unseen.
+  window.dreamgymParked = null;
   window.dreamgymQuiet = false;
   const filter = (event) => {
     if (!event.isTrusted || !event.target.ownerDocument) return;
-    const leaves = event.type === 'blur' || event.type === 'focusout';
-    if (leaves && !document.hasFocus()) parked = event.target;
-    const isHidden = event.target === parked &&
-        (!leaves || !document.hasFocus());
-    if (event.type === 'focusin' || (leaves && document.hasFocus())) {
-      parked = null;
+    let isHidden = window.dreamgymQuiet;
+    if (event.type.startsWith('focus') && event.type !== 'focusout') {
+      if (!isHidden) window.dreamgymParked = null;
+    } else if (!isHidden && top.dreamgym.acting !== window) {
+      isHidden = true;
+      if (event.type === 'blur') window.dreamgymParked = event.target;
     }
-    if (isHidden || window.dreamgymQuiet) event.stopImmediatePropagation();
+    if (isHidden) event.stopImmediatePropagation();
   };
   for (const type of ['focus', 'focusin', 'blur', 'focusout']) {
     window.addEventListener(type, filter, true);
@@ -237,6 +239,17 @@ function observe(document) {
 
 const element = (win, id) => (found.get(win) || [])[id - 1];
 
+/** To be called before acting in a frame: it has the focus, as it had it. */
+function enter(win) {
+  window.dreamgym.acting = win;
+  const el = win.dreamgymParked;
+  win.dreamgymParked = null;
+  if (!el || !el.isConnected) return;
+  win.dreamgymQuiet = true;
+  el.focus({preventScroll: true});
+  win.dreamgymQuiet = false;
+}
+
 /** Fields as they were before anybody typed; a form's reset alone does that
  *  (after `value = defaultValue` a textarea no longer follows its content). */
 function resetFields(doc) {
@@ -262,6 +275,7 @@ function restart(win, seed) {
   win.dreamgymQuiet = true;
   if (doc.activeElement) doc.activeElement.blur();
   win.dreamgymQuiet = false;
+  win.dreamgymParked = null;
   resetFields(doc);
   // Animations would make a state depend on when it is read; without them a
   // panel is open or closed as soon as it is clicked.
@@ -336,16 +350,20 @@ async function step(json) {
   const errors = rows.map(([i, verb, id, argument]) => {
     if (!verb) return '';
     try {
+      enter(frames[i].contentWindow);
       return dreamgym.act(frames[i].contentWindow, verb, id, argument);
     } catch (failure) {
       return String(failure);
     }
   });
+  dreamgym.acting = null;
   await tick();
   await tick();
   return JSON.stringify(rows.map(([i], n) => read(i, errors[n])));
 }
 
-window.dreamgym = {observe, element, restart, reset, step, frames, collapse,
-                   isDisabled, isVisible, optionText, roleOf};
+window.dreamgym = {
+  acting: null,     // the window that input goes to right now
+  collapse, element, enter, frames, isDisabled, isVisible, observe, optionText,
+  reset, restart, roleOf, step};
 })();

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 # Large enough to vanish in a softmax, small enough to subtract safely.
 _MASKED = -1e30
-# Training queries are cut into blocks of this size, and a block multiplies only with
-# the keys before its own end: causality saves up to half of the work.
+# Training queries are cut into blocks of this size, and a block multiplies only
+# with the keys before its own end: causality saves up to half of the work.
 _QUERY_BLOCK = 128
 
 

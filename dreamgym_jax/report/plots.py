@@ -178,8 +178,10 @@ def reliability_diagram(
     ax.scatter([b[0] for b in bins], [b[1] for b in bins], color=DREAMED,
                s=[18 + 140 * math.sqrt(b[2] / most) for b in bins], zorder=3)
     for p, o, n in bins:
-      ax.annotate(f'{n:,}', (p, o), xytext=(7, -13),
-                  textcoords='offset points', fontsize=8, alpha=0.75)
+      side = -1 if p > 0.9 else 1   # beside the dot and within the frame
+      ax.annotate(f'{n:,}', (p, o), xytext=(11 * side, -3), fontsize=8,
+                  ha='right' if side < 0 else 'left',
+                  textcoords='offset points', alpha=0.75)
     ax.set(xlim=(-.04, 1.04), ylim=(-.04, 1.04), aspect='equal',
            xlabel='P(success) in the dream', ylabel='succeeded really')
     _percent(ax.xaxis)

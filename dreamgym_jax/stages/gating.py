@@ -63,6 +63,10 @@ def thresholds(run: runs.Run) -> gate.Thresholds:
                          g.min_n)
 
 
+def summary(run: runs.Run, table: gate.GateTable, label: str) -> dict:
+  return gate.summary(table, thresholds(run)) | {'label': label}
+
+
 def gate_tasks(run: runs.Run) -> list[types.Task]:
   c = run.config
   low, high = c.env.gate_seeds
@@ -85,6 +89,7 @@ def measure(
   with run.bar(None, 'steps') as bar:
     lived = judge.play(player, policy, real, tasks, key, c.rl.temperature,
                        types.REAL, f'{label}-real', c.env.rows, bar.update)
+  # A page that crashed says nothing of either world: left out of both.
   episodes = annotated([a.episode for a in lived])
   n_real = sum(len(e.transitions) for e in episodes)
   trajectories.write_jsonl(
@@ -96,8 +101,9 @@ def measure(
         player, policy, dream, [a.episode.task for a in lived], key,
         c.rl.temperature, types.DREAMED, f'{label}-dream', c.env.rows,
         bar.update)
-  table = gate.measure(
-      pairs, _successes([a.episode for a in dreamed]), _successes(episodes))
+  twins = [d.episode for d, a in zip(dreamed, lived, strict=True)
+           if not a.episode.error]
+  table = gate.measure(pairs, _successes(twins), _successes(episodes))
   return table, pairs, n_real
 
 

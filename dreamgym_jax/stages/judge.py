@@ -22,14 +22,6 @@ class Player(NamedTuple):
   max_new: int
 
 
-def make_player(run: runs.Run, prompt: prompts.Prompts) -> Player:
-  c = run.config
-  cfg = run.model_config(prompt.tok.vocab_size)
-  rows = max(c.env.rows, c.rl.tasks * c.rl.group)
-  sampler = sampling.Sampler(cfg, rows, c.rl.capacity)
-  return Player(sampler, prompt, rows, c.rl.max_new)
-
-
 def play(
     player: Player, params: types.Params, world: types.World,
     tasks: Sequence[types.Task], key: jax.Array, temperature: float,

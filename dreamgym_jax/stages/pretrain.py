@@ -15,7 +15,7 @@ from dreamgym_jax import collect, corpus, sft, types
 from dreamgym_jax.data import augment, batches, trajectories
 from dreamgym_jax.envs import miniwob_tasks
 from dreamgym_jax.models import transformer
-from dreamgym_jax.stages import memory, worlds
+from dreamgym_jax.stages import cast, memory
 from dreamgym_jax.stages import run as runs
 from dreamgym_jax.text import prompts, states, tokenizer
 
@@ -35,9 +35,9 @@ def collect_stage(run: runs.Run) -> None:
       tasks = [types.Task(f, s) for f in c.env.families
                for s in range(low, min(high, low + c.collect.pages))]
       total = len(tasks) * len(c.collect.behaviours)
-      with worlds.real(run) as world, run.bar(None, 'steps') as bar:
+      with cast.Cast(run) as players, run.bar(None, 'steps') as bar:
         collected = collect.collect(
-            world, tasks, c.collect.behaviours, miniwob_tasks.advise,
+            players.real, tasks, c.collect.behaviours, miniwob_tasks.advise,
             miniwob_tasks.accepts, miniwob_tasks.annotate, c.env.max_elements,
             c.seed, c.env.rows, bar.update)
       run.say(f'   {len(collected.episodes)} of {total} episodes kept; pages '

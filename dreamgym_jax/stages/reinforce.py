@@ -84,7 +84,7 @@ def train(
   c = run.config.rl
   cfg = run.model_config(player.prompt.tok.vocab_size)
   optimizer = learner.make_optimizer(
-      c.lr, warmup_steps=2, max_grad_norm=c.max_grad_norm,
+      c.lr, total_steps=1, warmup_steps=2, max_grad_norm=c.max_grad_norm,
       schedule=learner.warmup_constant)
   step_fn = learner.make_grpo_step(
       cfg, optimizer, c.clip_low, c.clip_high, c.kl_coef, c.entropy_coef,

@@ -19,13 +19,15 @@ from typing import Any
 import ml_collections
 import tqdm
 
-from dreamgym_jax import checkpoint, cost, types
+from dreamgym_jax import checkpoint, types
 from dreamgym_jax.data import trajectories
 from dreamgym_jax.models import transformer, weights
 from dreamgym_jax.report import writer
 from dreamgym_jax.text import prompts, tokenizer
 
 SHIPPED = pathlib.Path(__file__).parents[1] / 'shipped'
+# Keys that may differ when a run is resumed: they change no result.
+_MAY_CHANGE = ('env.workers', 'env.timeout', 'report.', 'checkpoint_every')
 OFFLINE, TOKENIZER = 'offline.jsonl.gz', 'tokenizer.model'
 # Sub-streams of the run's seed.
 (COLLECT, BASE, EXPERIENCE, WARMUP, GATE, DREAM, TRANSFER, REAL,
@@ -36,6 +38,10 @@ class MissingError(FileNotFoundError):
   """A file that an earlier stage makes, or that ships, is not there."""
 
 
+class WorkdirError(OSError):
+  """The workdir cannot be written."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
   """One run; owns its workdir."""
@@ -44,6 +50,8 @@ class Run:
   workdir: pathlib.Path
   stages: checkpoint.Stages
   metrics: writer.MetricsWriter
+  commit: str = ''
+  command: str = ''
   say: Callable[[str], None] = print
 
   def path(self, name: str) -> pathlib.Path:
@@ -101,5 +109,17 @@ class Run:
     weights.save(self.workdir / f'{name}.safetensors', params, cfg, card)
 
 
-def empty_ledger() -> cost.Ledger:
-  return cost.Ledger()
+def open_run(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, commit: str,
+    command: str,
+) -> Run:
+  """Opens or resumes a workdir; raises WorkdirError or CheckpointError."""
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    stages = checkpoint.Stages(workdir, config.to_dict(), ignore=_MAY_CHANGE)
+    metrics = writer.MetricsWriter(workdir)
+  except OSError as error:
+    raise WorkdirError(
+        f'cannot write to {workdir}: {error.strerror or error}; give another '
+        '--workdir') from error
+  return Run(config, workdir, stages, metrics, commit, command)

@@ -7,9 +7,9 @@
 
 A line is `[id] role: name`, for boxes and radios `checked` when they are, for
 textboxes and textareas ` = value` (nothing after the sign when empty), for
-lists also ` options a ; b`, for tabs ` selected`, for headers ` expanded`. Ids count from 1 down the page. A notice that belongs to no
-element, such as INVALID, is a first line `! ...`. The state after the end of
-an episode is OVER.
+lists also ` options a ; b`, for tabs ` selected`, for headers ` expanded`. Ids
+count from 1 down the page. A notice that belongs to no element, such as
+INVALID, is a first line `! ...`. The state after the end of an episode is OVER.
 
 An edit is what changed between two states; `apply(old, diff(old, new)) == new`
 for every pair of states:

@@ -4,7 +4,7 @@ A sentencepiece BPE model with byte fallback, so that any name on a page can be
 copied. Three things make copying easy for a small model:
 
 - the same word is always the same pieces: punctuation at the edges of words is
-  set apart before encoding (`"Ok",` -> `" Ok " ,`) and closed up after decoding;
+  set apart before encoding (`"Ok",` -> `" Ok " ,`) and closed up afterwards;
 - `[7]` is one piece wherever it stands, and a line break is implied by it;
 - tags are control pieces: text can never contain one, whatever a page says.
 """

@@ -1,0 +1,183 @@
+"""Decoding on the device: jitted functions over a cache and some of its rows.
+
+Each takes the cache's arrays (donated), the host's fill pointers and `row_R`,
+gathers these rows, works, and writes the new columns back. A row index past
+the cache is padding. The host side is sampling.py.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dreamgym_jax.models import transformer
+
+CHUNK = 8                   # tokens decoded between compactions
+
+
+class Draw(NamedTuple):
+  """How tokens are drawn; arrays, so that changing them compiles nothing."""
+
+  key: jax.Array            # key data, uint32
+  stream_R: jax.Array       # int32, what makes a row's luck its own
+  temperature: jax.Array    # [] 0 is greedy
+  top_k: jax.Array          # [] int32
+  top_p: jax.Array          # []
+  stop_V: jax.Array         # bool, tokens that end an answer
+  watch_W: jax.Array        # int32, tokens whose log-probs are reported
+
+
+def _inverse_cdf(p_RxV: jax.Array, u_R: jax.Array) -> jax.Array:
+  """The token where the cumulative mass passes u * total; never one of mass 0.
+
+  Two levels (block, then token in block): one long cumulative sum costs more
+  on CPU than the rest of sampling.
+  """
+  R, V = p_RxV.shape
+  width = 32
+  n = -(-V // width)
+  p_RxNxW = jnp.pad(p_RxV, ((0, 0), (0, n * width - V))).reshape(R, n, width)
+
+  def first_past(mass_RxX, at_R):
+    # The margin keeps the target below the total after rounding.
+    cum = jnp.cumsum(mass_RxX, -1)
+    at_R = jnp.clip(at_R, 0.0, cum[:, -1] * (1 - 1e-6))
+    index_R = (cum <= at_R[:, None]).sum(-1)
+    before = jnp.take_along_axis(
+        cum - mass_RxX, index_R[:, None], 1)[:, 0]
+    return index_R, at_R - before
+
+  block_RxN = p_RxNxW.sum(-1)
+  block_R, rest_R = first_past(block_RxN, u_R * block_RxN.sum(-1))
+  inside_RxW = jnp.take_along_axis(
+      p_RxNxW, block_R[:, None, None], 1)[:, 0]
+  index_R, _ = first_past(inside_RxW, rest_R)
+  return (block_R * width + index_R).astype(jnp.int32)
+
+
+def _filtered(z_RxV: jax.Array, draw: Draw) -> jax.Array:
+  """Logits outside the top k, or outside the top p mass, become -inf."""
+  sorted_RxV = -jnp.sort(-z_RxV, -1)
+  p_RxV = jax.nn.softmax(sorted_RxV, -1)
+  before_RxV = jnp.cumsum(p_RxV, -1) - p_RxV
+  keep = (jnp.arange(z_RxV.shape[1])[None] < draw.top_k) & (
+      before_RxV < draw.top_p)
+  least_R = jnp.where(keep, sorted_RxV, jnp.inf).min(-1)
+  return jnp.where(z_RxV >= least_R[:, None], z_RxV, -jnp.inf)
+
+
+def _choose(z_RxV, t_R, draw, is_filtered):
+  """Draws each row's token t; gives it with all log-probs [R, V]."""
+  logp_RxV = jax.nn.log_softmax(z_RxV, -1)
+  scaled = z_RxV / jnp.where(draw.temperature > 0, draw.temperature, 1.0)
+  if is_filtered:
+    scaled = _filtered(scaled, draw)
+  key = jax.random.wrap_key_data(draw.key)
+
+  def uniform(stream, t):
+    return jax.random.uniform(
+        jax.random.fold_in(jax.random.fold_in(key, stream), t))
+
+  u_R = jax.vmap(uniform)(draw.stream_R, t_R)
+  drawn_R = _inverse_cdf(jax.nn.softmax(scaled, -1), u_R)
+  tok_R = jnp.where(draw.temperature > 0, drawn_R,
+                    z_RxV.argmax(-1).astype(jnp.int32))
+  return tok_R, logp_RxV
+
+
+class _State(NamedTuple):
+  """The carry of the decode loop."""
+
+  t: jax.Array              # [] tokens decoded in this chunk
+  x_RxD: jax.Array          # state after the last token
+  recent: transformer.Recent
+  tok_RxC: jax.Array
+  logp_RxC: jax.Array
+  watch_RxW: jax.Array
+  len_R: jax.Array          # tokens of this chunk that count
+  open_R: jax.Array         # bool, still writing
+
+
+@functools.partial(
+    jax.jit, donate_argnames=('k', 'v', 'last_BxD'),
+    static_argnames=('cfg', 'columns', 'is_filtered'))
+def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw, *,
+            cfg, columns, is_filtered):
+  """Up to CHUNK tokens of each row that has `left_R` > 0."""
+  cache = transformer.Cache(k, v, fill_B)
+  R, C = row_R.shape[0], CHUNK
+  weights = transformer.unstack(params, cfg)
+  past = transformer.read(cache, row_R, columns)
+
+  def body(s):
+    z_RxV = transformer.head(params, s.x_RxD, cfg)
+    tok_R, logp_RxV = _choose(z_RxV, begun_R + s.t, draw, is_filtered)
+    logp_R = jnp.take_along_axis(logp_RxV, tok_R[:, None], 1)[:, 0]
+    watch = jnp.where(s.open_R[:, None], logp_RxV[:, draw.watch_W],
+                      s.watch_RxW)
+    x, recent = transformer.append(
+        params, weights, past, s.recent, tok_R[:, None], s.t, cfg)
+    len_R = s.len_R + s.open_R
+    return _State(
+        s.t + 1, jnp.where(s.open_R[:, None], x[:, 0], s.x_RxD), recent,
+        s.tok_RxC.at[:, s.t].set(tok_R), s.logp_RxC.at[:, s.t].set(logp_R),
+        watch, len_R, s.open_R & ~draw.stop_V[tok_R] & (len_R < left_R))
+
+  s = jax.lax.while_loop(
+      lambda s: (s.t < C) & s.open_R.any(), body, _State(
+          jnp.int32(0), last_BxD.at[row_R].get(mode='clip'),
+          transformer.empty_recent(cfg, R, C), jnp.zeros((R, C), jnp.int32),
+          jnp.zeros((R, C)), jnp.zeros((R, draw.watch_W.shape[0])),
+          jnp.zeros(R, jnp.int32), left_R > 0))
+  cache = transformer.write(cache, row_R, s.recent, s.len_R)
+  last_BxD = last_BxD.at[row_R].set(s.x_RxD, mode='drop')
+  return (cache.k_NxBxSxKxd, cache.v_NxBxSxKxd, last_BxD,
+          (s.tok_RxC, s.logp_RxC, s.watch_RxW, s.len_R))
+
+
+@functools.partial(
+    jax.jit, donate_argnames=('k', 'v', 'last_BxD'),
+    static_argnames=('cfg', 'columns', 'is_scored'))
+def extend(params, k, v, last_BxD, fill_B, row_R, tok_RxT, len_R, *, cfg,
+            columns, is_scored):
+  """Appends given tokens; their log-probs [R, T] too, if `is_scored`."""
+  cache = transformer.Cache(k, v, fill_B)
+  x_RxTxD, cache = transformer.extend(
+      params, cache, tok_RxT, len_R, cfg, row_R=row_R, columns=columns)
+  logp_RxT = jnp.zeros(())
+  if is_scored:
+    first = last_BxD.at[row_R].get(mode='clip')[:, None]
+    before = jnp.concatenate([first, x_RxTxD[:, :-1]], 1)
+    logp_RxT, _ = transformer.logp_entropy(
+        params, before.reshape(-1, cfg.D), tok_RxT.reshape(-1), cfg)
+    logp_RxT = logp_RxT.reshape(tok_RxT.shape)
+  end = jnp.maximum(len_R - 1, 0)[:, None, None]
+  x_RxD = jnp.take_along_axis(x_RxTxD, end, 1)[:, 0]
+  last_BxD = last_BxD.at[row_R].set(x_RxD, mode='drop')
+  return cache.k_NxBxSxKxd, cache.v_NxBxSxKxd, last_BxD, logp_RxT
+
+
+@functools.partial(
+    jax.jit, donate_argnames=('k', 'v', 'last_BxD'),
+    static_argnames=('columns',))
+def copy(k, v, last_BxD, from_R, to_R, *, columns):
+  """Rows `to_R` become copies of rows `from_R`, up to `columns`."""
+  def put(x):
+    rows = x[:, :, :columns].at[:, from_R].get(mode='clip')
+    return x.at[:, to_R, :columns].set(rows, mode='drop')
+
+  return put(k), put(v), last_BxD.at[to_R].set(
+      last_BxD.at[from_R].get(mode='clip'), mode='drop')
+
+
+@functools.partial(jax.jit, static_argnames=('cfg',))
+def after(params, last_BxD, row_R, *, cfg):
+  """Log-probs of the next token [R, V]."""
+  x_RxD = last_BxD.at[row_R].get(mode='clip')
+  return jax.nn.log_softmax(transformer.head(params, x_RxD, cfg), -1)
+
+
+def n_compiles() -> int:
+  """Executables that samplers have made so far in this process."""
+  return sum(f._cache_size() for f in (decode, extend, copy, after))

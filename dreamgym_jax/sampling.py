@@ -1,0 +1,357 @@
+"""The resident batched sampler: append-only rows over one KV cache.
+
+A turn appends each row's new input tokens and decodes an answer; both stay in
+the cache, so the next turn pays for its own tokens only (design: streams).
+
+- Only the given rows take part. They are gathered from the cache once per
+  call, as wide as the fullest of them, and new columns are written back once;
+  rows that finish leave the batch after each chunk of decoding.
+- Inputs are extended a few rows at a time, in order of length, so that little
+  is padding; rows that start with the same tokens (a group) are extended once
+  and copied.
+- Shapes come from short ladders of buckets: `precompile` makes them ahead.
+- Token t of a row is drawn with fold_in(fold_in(key, stream), t): the text
+  does not depend on batch mates, slot, bucket or compaction.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dreamgym_jax.models import decoding, transformer
+from dreamgym_jax.types import Params
+
+_EXTEND_ROWS = 16           # rows extended together: enough for the matmuls
+ROW_BUCKETS = (8, 24, 48, 80, 120, 160, 240, 320)
+TOKEN_BUCKETS = (16, 32, 48, 64, 128)
+COLUMN_BUCKETS = (0, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+
+
+class Turn(NamedTuple):
+  """What one row wrote in one turn."""
+
+  tokens: np.ndarray        # [n] int32, the stop token included
+  logp: np.ndarray          # [n] float32, under the model at temperature 1
+  stopped: bool             # a stop token came before max_new
+  watch: np.ndarray         # [W] log-probs of watched tokens at the last one
+
+
+class SamplerFull(ValueError):
+  """More rows or tokens than the sampler has room for."""
+
+
+class Sampler:
+  """A class because it owns device memory: the cache of `n_rows` streams."""
+
+  def __init__(
+      self, cfg: transformer.ModelConfig, n_rows: int, capacity: int, *,
+      row_buckets: Sequence[int] = ROW_BUCKETS,
+      token_buckets: Sequence[int] = TOKEN_BUCKETS,
+      column_buckets: Sequence[int] = COLUMN_BUCKETS,
+  ):
+    """Rows of up to `capacity` tokens; the ladders bound compilation."""
+    self.cfg = cfg
+    self.n_rows = n_rows
+    self.capacity = capacity
+    self._row_buckets = _ladder(row_buckets, n_rows)
+    self._token_buckets = _ladder(
+        token_buckets, min(capacity, max(token_buckets)))
+    self._column_buckets = _ladder(column_buckets, capacity)
+    self._extend_rows = min(_EXTEND_ROWS, n_rows)
+    cache = transformer.empty_cache(cfg, n_rows, capacity)
+    self._device = (cache.k_NxBxSxKxd, cache.v_NxBxSxKxd,
+                    jnp.zeros((n_rows, cfg.D), cfg.dtype))
+    self.start(n_rows)
+
+  def start(self, n: int) -> None:
+    """Forgets all streams; rows 0 to n - 1 will be used."""
+    if n > self.n_rows:
+      raise SamplerFull(f'{n} rows asked of a sampler of {self.n_rows}')
+    self._fill_B = np.zeros(self.n_rows, np.int32)
+    # Whether the state after a row's last token is known: not when the row is
+    # empty, nor after an undo.
+    self._is_ready_B = np.zeros(self.n_rows, bool)
+    self._undo: dict[int, tuple[int, int]] = {}
+
+  def fill(self, row: int) -> int:
+    """Tokens in a row's stream."""
+    return int(self._fill_B[row])
+
+  def fits(self, row: int, n: int) -> bool:
+    """Whether n more tokens fit a row."""
+    return self.fill(row) + n <= self.capacity
+
+  def turn(
+      self, params: Params, rows: Sequence[int],
+      inputs: Sequence[Sequence[int]], *, key: jax.Array,
+      streams: Sequence[int], temperature: float, max_new: int,
+      stop: Sequence[int], watch: Sequence[int] = (), top_k: int = 0,
+      top_p: float = 1.0,
+  ) -> list[Turn]:
+    """Appends inputs[i] to rows[i], then decodes until a stop token.
+
+    Args:
+      params: weights of `cfg`.
+      rows: distinct indices below n_rows; no other row costs anything.
+      inputs: each row's new tokens; may be empty if the row has a stream.
+      key: typed key; token t of rows[i] depends on (key, streams[i], t) and
+        the row's own stream alone.
+      streams: int32, one per row.
+      temperature: divides the logits; 0 takes the most probable token.
+      max_new: most tokens written per row.
+      stop: tokens that end an answer (kept as its last token).
+      watch: tokens whose log-probs at each row's last position are reported.
+      top_k: keep the k most probable tokens; 0 keeps all. With top_p, costs
+        a sort of the vocabulary per token.
+      top_p: keep the most probable tokens up to this mass, after temperature.
+
+    Returns:
+      A Turn per row. `logp` and `watch` are of the plain model: temperature 1
+      and unfiltered, equal to the scorer's log-softmax.
+
+    Raises:
+      SamplerFull: input + max_new exceeds a row's capacity.
+      ValueError: repeated rows, or a row with nothing to continue.
+    """
+    if not len(rows):
+      return []
+    self._check(rows, inputs, max_new)
+    self.feed(params, rows, inputs)
+    stop_V = np.zeros(self.cfg.V, bool)
+    stop_V[list(stop)] = True
+    draw = decoding.Draw(
+        jax.random.key_data(key), np.asarray(streams, np.int32),
+        np.float32(temperature), np.int32(top_k or self.cfg.V),
+        np.float32(top_p), stop_V, _padded_watch(watch))
+    for row, tokens in zip(rows, inputs, strict=True):
+      if len(tokens):
+        self._undo[row] = (self.fill(row), int(tokens[-1]))
+    n = len(rows)
+    parts: list[list] = [[] for _ in rows]
+    written = np.zeros(n, np.int32)
+    watched = np.zeros((n, len(watch)), np.float32)
+    stopped = np.zeros(n, bool)
+    active = np.arange(n)
+    while len(active):
+      tok, logp, watch_AxW, lens = self._decode(
+          params, np.asarray(rows, np.int32)[active], written[active],
+          max_new - written[active],
+          draw._replace(stream_R=draw.stream_R[active]),
+          bool(top_k) or top_p < 1)
+      for j, i in enumerate(active):
+        parts[i].append((tok[j, :lens[j]], logp[j, :lens[j]]))
+        stopped[i] = bool(lens[j]) and bool(stop_V[tok[j, lens[j] - 1]])
+      watched[active] = watch_AxW[:, :len(watch)]
+      written[active] += lens
+      active = active[~stopped[active] & (written[active] < max_new)]
+    return [
+        Turn(*(np.concatenate(x) for x in zip(*parts[i], strict=True)),
+             bool(stopped[i]), watched[i]) for i in range(n)]
+
+  def feed(
+      self, params: Params, rows: Sequence[int],
+      inputs: Sequence[Sequence[int]],
+  ) -> None:
+    """Appends inputs[i] to rows[i]; equal beginnings are computed once."""
+    self._check(rows, inputs, 0)
+    first: dict[tuple[int, ...], int] = {}
+    copies, fresh = [], []
+    for row, tokens in zip(rows, inputs, strict=True):
+      self._undo.pop(row, None)
+      tokens = tuple(map(int, tokens))
+      if self._fill_B[row] == 0 and tokens in first:
+        copies.append((first[tokens], row))
+      elif tokens:
+        if self._fill_B[row] == 0:
+          first[tokens] = row
+        fresh.append((row, tokens))
+    self._extend_all(params, fresh)
+    self._copy(copies)
+
+  def force(
+      self, params: Params, rows: Sequence[int],
+      inputs: Sequence[Sequence[int]],
+  ) -> list[np.ndarray]:
+    """Appends given tokens and gives each one's log-prob, as turn would."""
+    self._check(rows, inputs, 0)
+    for row in rows:
+      self._undo.pop(row, None)
+      if not self._is_ready_B[row]:
+        raise ValueError(f'row {row} is empty or undone: nothing predicts '
+                         'its first token; feed it before force')
+    out = self._extend_all(params, [
+        (r, tuple(t)) for r, t in zip(rows, inputs, strict=True)],
+        is_scored=True)
+    return [np.concatenate([np.zeros(0, np.float32), *out[r]]) for r in rows]
+
+  def logp_after(
+      self, params: Params, rows: Sequence[int],
+      tokens: Sequence[int] | None = None,
+  ) -> np.ndarray:
+    """Log-probs of the next token [rows, tokens]; None = all of them."""
+    bad = [r for r in rows if not self._is_ready_B[r]]
+    if bad:
+      raise ValueError(f'rows {bad} are empty or undone: nothing predicts '
+                       'their next token')
+    row_R = self._pad(rows, _bucket(self._row_buckets, len(rows)))
+    logp = np.asarray(decoding.after(
+        params, self._device[2], row_R, cfg=self.cfg))[:len(rows)]
+    return logp if tokens is None else logp[:, list(tokens)]
+
+  def undo(self, rows: Sequence[int]) -> list[int]:
+    """Takes back each row's last answer and the input token before it.
+
+    Gives these tokens: feed them again to continue from where the answer
+    began. Only the last turn can be taken back, once.
+    """
+    taken = []
+    for row in rows:
+      if row not in self._undo:
+        raise ValueError(f'row {row} has no answer to take back')
+      fill, token = self._undo.pop(row)
+      self._fill_B[row] = fill - 1
+      self._is_ready_B[row] = False
+      taken.append(token)
+    return taken
+
+  def precompile(
+      self, params: Params, *, rows: int | None = None,
+      tokens: int | None = None, columns: int | None = None,
+      n_watch: int = 0,
+  ) -> None:
+    """Compiles every bucket up to these bounds; forgets all streams.
+
+    Afterwards turns of at most `rows` rows, inputs whose pieces are at most
+    `tokens` long and streams within `columns` compile nothing (default: all
+    buckets). Only plain sampling and greedy: top_k and top_p compile later.
+    """
+    def up_to(ladder, bound):
+      return ladder if bound is None else [
+          b for b in ladder if b <= _bucket(ladder, bound)]
+
+    none = np.zeros(0, np.int32)
+    draw = decoding.Draw(
+        jax.random.key_data(jax.random.key(0)), none,
+        np.float32(0), np.int32(1), np.float32(1),
+        np.zeros(self.cfg.V, bool), _padded_watch([0] * n_watch))
+    self.start(self.n_rows)
+    for S in up_to(self._column_buckets, columns):
+      for R in up_to(self._row_buckets, rows):
+        if S:
+          self._decode(params, none, none, none, draw, False, (R, S))
+          self._copy([], (R, S))
+      for T in up_to(self._token_buckets, tokens):
+        self._extend(params, [], False, (T, S))
+
+  def _check(
+      self, rows: Sequence[int], inputs: Sequence[Sequence[int]], max_new: int
+  ) -> None:
+    """Errors before anything is changed."""
+    if len(set(rows)) != len(rows):
+      raise ValueError(f'rows are repeated: {list(rows)}')
+    for row, tokens in zip(rows, inputs, strict=True):
+      if not 0 <= row < self.n_rows:
+        raise SamplerFull(f'row {row} of a sampler of {self.n_rows} rows')
+      if not self.fits(row, len(tokens) + max_new):
+        raise SamplerFull(
+            f'row {row} holds {self.fill(row)} tokens; {len(tokens)} more and '
+            f'{max_new} to write exceed capacity={self.capacity}')
+      if max_new and not len(tokens) and not self._is_ready_B[row]:
+        raise ValueError(f'row {row} is empty or undone and has no input')
+
+  def _extend_all(
+      self, params: Params, pairs: Sequence[tuple[int, tuple[int, ...]]],
+      is_scored: bool = False,
+  ) -> dict[int, list[np.ndarray]]:
+    """Appends each row's tokens, in pieces of at most the largest bucket."""
+    size = self._token_buckets[-1]
+    scored: dict[int, list] = {row: [] for row, _ in pairs}
+    for at in range(0, max((len(t) for _, t in pairs), default=0), size):
+      left = sorted(((r, t[at:at + size]) for r, t in pairs if len(t) > at),
+                    key=lambda p: (len(p[1]), self._fill_B[p[0]]))
+      for i in range(0, len(left), self._extend_rows):
+        group = left[i:i + self._extend_rows]
+        logp = self._extend(params, group, is_scored)
+        for j, (row, tokens) in enumerate(group if is_scored else ()):
+          scored[row].append(np.asarray(logp[j, :len(tokens)]))
+    return scored
+
+  def _extend(
+      self, params: Params, pairs: Sequence[tuple[int, Sequence[int]]],
+      is_scored: bool, shape: tuple[int, int] | None = None,
+  ) -> jax.Array:
+    """One call of `decoding.extend`, padded to its buckets."""
+    rows = [r for r, _ in pairs]
+    R = self._extend_rows
+    T, S = shape or (
+        _bucket(self._token_buckets, max(len(t) for _, t in pairs)),
+        _bucket(self._column_buckets, self._fill_B[rows].max()))
+    tok_RxT, len_R = np.zeros((R, T), np.int32), np.zeros(R, np.int32)
+    for i, (_, tokens) in enumerate(pairs):
+      tok_RxT[i, :len(tokens)] = tokens
+      len_R[i] = len(tokens)
+    *self._device, logp = decoding.extend(
+        params, *self._device, self._fill_B.copy(), self._pad(rows, R),
+        tok_RxT, len_R, cfg=self.cfg, columns=S, is_scored=is_scored)
+    self._fill_B[rows] += len_R[:len(rows)]
+    self._is_ready_B[rows] = True
+    return logp
+
+  def _copy(
+      self, pairs: Sequence[tuple[int, int]],
+      shape: tuple[int, int] | None = None,
+  ) -> None:
+    """One call of `decoding.copy`: (from, to) rows."""
+    if not pairs and not shape:
+      return
+    source, target = [p[0] for p in pairs], [p[1] for p in pairs]
+    R, S = shape or (_bucket(self._row_buckets, len(pairs)),
+                     _bucket(self._column_buckets, self._fill_B[source].max()))
+    self._device = decoding.copy(
+        *self._device, self._pad(source, R), self._pad(target, R), columns=S)
+    self._fill_B[target] = self._fill_B[source]
+    self._is_ready_B[target] = True
+
+  def _decode(
+      self, params: Params, row_A: np.ndarray, begun_A: np.ndarray,
+      left_A: np.ndarray, draw: decoding.Draw, is_filtered: bool,
+      shape: tuple[int, int] | None = None,
+  ) -> list[np.ndarray]:
+    """One chunk of `decoding.decode`: tokens, log-probs, watch, lengths."""
+    n = len(row_A)
+    R, S = shape or (_bucket(self._row_buckets, n),
+                     _bucket(self._column_buckets, self._fill_B[row_A].max()))
+
+    def pad(x):
+      return np.pad(x, (0, R - n))
+
+    *self._device, out = decoding.decode(
+        params, *self._device, self._fill_B.copy(), self._pad(row_A, R),
+        pad(begun_A), pad(left_A), draw._replace(stream_R=pad(draw.stream_R)),
+        cfg=self.cfg, columns=S, is_filtered=is_filtered)
+    out = [x[:n] for x in jax.device_get(out)]
+    self._fill_B[row_A] += out[-1]
+    return out
+
+  def _pad(self, rows: Sequence[int], R: int) -> np.ndarray:
+    """Row indices padded with one that does not exist."""
+    return np.pad(np.asarray(rows, np.int32), (0, R - len(rows)),
+                  constant_values=self.n_rows)
+
+
+def _padded_watch(watch: Sequence[int]) -> np.ndarray:
+  """Padded to fours, so that roles with other flags share executables."""
+  return np.pad(np.asarray(watch, np.int32), (0, 3 - (len(watch) - 1) % 4))
+
+
+def _ladder(buckets: Sequence[int], top: int) -> list[int]:
+  """The buckets below `top`, then `top` itself."""
+  return [b for b in sorted(buckets) if b < top] + [top]
+
+
+def _bucket(ladder: Sequence[int], n: int) -> int:
+  """The smallest bucket that holds n."""
+  return next(b for b in ladder if b >= n)

@@ -1,0 +1,98 @@
+"""What the stages act with: samplers, worlds, the replay; opened when used."""
+
+import contextlib
+import functools
+from collections.abc import Sequence
+
+import jax
+
+from dreamgym_jax import experience, replay, sampling, types
+from dreamgym_jax.envs import miniwob, pool
+from dreamgym_jax.stages import judge, memory, tasks
+from dreamgym_jax.stages import run as runs
+
+
+def make_real(run: runs.Run) -> types.World:
+  """MiniWoB++ in Chromium; in worker processes where there are several."""
+  e = run.config.env
+  make = functools.partial(
+      miniwob.MiniWob, max_steps=e.max_steps, mode=e.mode, timeout=e.timeout)
+  return make() if e.workers == 1 else pool.Pool(make, e.workers)
+
+
+class Cast:
+  """Owns browsers and caches; use as a context manager."""
+
+  def __init__(self, run: runs.Run):
+    self.run = run
+    self._exit = contextlib.ExitStack()
+
+  def __enter__(self) -> 'Cast':
+    return self
+
+  def __exit__(self, *error) -> None:
+    self._exit.close()
+
+  @functools.cached_property
+  def real(self) -> types.World:
+    world = make_real(self.run)
+    self._exit.callback(world.close)
+    return world
+
+  @functools.cached_property
+  def prompt(self):
+    return self.run.prompts()
+
+  @functools.cached_property
+  def model_config(self):
+    return self.run.model_config(self.prompt.tok.vocab_size)
+
+  @functools.cached_property
+  def player(self) -> judge.Player:
+    c = self.run.config
+    rows = self._rows
+    sampler = sampling.Sampler(self.model_config, rows, c.sampler.capacity)
+    return judge.Player(sampler, self.prompt, rows, c.rl.max_new)
+
+  @property
+  def _rows(self) -> int:
+    c = self.run.config
+    return max(c.env.rows, c.rl.tasks * c.rl.group)
+
+  @functools.cached_property
+  def _dream_sampler(self) -> sampling.Sampler:
+    return sampling.Sampler(
+        self.model_config, self._rows, self.run.config.sampler.capacity)
+
+  @functools.cached_property
+  def offline(self) -> list[types.Episode]:
+    return self.run.offline()
+
+  def open_replay(self) -> replay.Replay:
+    """A fresh store, seeded with the offline set."""
+    return memory.open_replay(self.run, self.offline)
+
+  def dream(
+      self, params: types.Params, store: replay.Replay, stream: int
+  ) -> experience.DreamWorld:
+    """The dream of the given M_exp, grounded by the given store."""
+    c = self.run.config
+    settings = experience.Settings(
+        c.env.max_steps, c.experience.max_new, c.experience.use_reasoning)
+    key = jax.random.fold_in(jax.random.key(c.seed), 1000 + stream)
+    return experience.DreamWorld(
+        params, self._dream_sampler, self.prompt,
+        memory.make_retrieve(store, c.replay.k), settings, key)
+
+  def proposer(self, params: types.Params) -> tasks.Propose:
+    """M_task: the same parameters as M_exp."""
+    c = self.run.config.curriculum
+
+    def propose(
+        groups: Sequence[Sequence[types.Task]], key: jax.Array
+    ) -> list[experience.Proposal]:
+      return experience.propose_tasks(
+          params, self._dream_sampler, self.prompt, groups, key,
+          c.temperature, c.max_new)
+
+    return propose

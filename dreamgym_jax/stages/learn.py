@@ -1,0 +1,169 @@
+"""The stages gate, dream, transfer and real_grpo."""
+
+import jax
+import numpy as np
+
+from dreamgym_jax import corpus, replay, sft, types
+from dreamgym_jax.audit import gate
+from dreamgym_jax.data import batches
+from dreamgym_jax.models import encoder
+from dreamgym_jax.stages import cast as casts
+from dreamgym_jax.stages import gating, pretrain, reinforce, tasks
+from dreamgym_jax.stages import run as runs
+
+_OFFLINE_SHARE = 4        # offline episodes for each of the policy's own
+_SNAPSHOTS = 4            # policies kept along the dream, to be judged later
+
+
+def gate_stage(run: runs.Run, cast: casts.Cast) -> None:
+  """Measures the dream; mends it; says which families may be dreamed."""
+  c = run.config
+  with run.stage('gate') as result:
+    policy = run.params('warmup', cast.model_config)
+    model = run.params('experience', cast.model_config)
+    store = cast.open_replay()
+    limits = gating.thresholds(run)
+    gates, n_real = [], 0
+    for round_ in range(c.gate.remedies + 1):
+      label = f'gate{round_}'
+      table, _, n = gating.measure(
+          run, label, cast.player, policy,
+          cast.dream(model, store, runs.GATE), cast.real)
+      n_real += n
+      verdicts = gate.decide(table, limits)
+      gates.append(gating.summary(run, table, label))
+      run.say(gate.render(table, verdicts))
+      failed = [f for f in c.env.families if not verdicts[f].passed]
+      if not failed or round_ == c.gate.remedies:
+        break
+      run.say(f'   remedy for {", ".join(failed)}')
+      own = gating.own_steps(run, cast.player, policy, cast.real, failed,
+                             round_)
+      n_real += sum(len(e.transitions) for e in own)
+      model = _remedy(run, cast, model, own, round_)
+    passed = gate.passing(verdicts)
+    result.update(gates=gates, passed=list(passed), real_gate=n_real,
+                  enforced=c.gate.enforce)
+    if not passed and c.gate.enforce:
+      raise gate.GateRefused(table, verdicts)
+    if not passed:
+      run.say('   the gate refuses every family; gate.enforce=False goes on')
+      result['passed'] = list(c.env.families)
+
+
+def _remedy(
+    run: runs.Run, cast: casts.Cast, model: types.Params,
+    own: list[types.Episode], round_: int,
+) -> types.Params:
+  """SFT of M_exp on the policy's own steps among offline ones."""
+  c = run.config
+  rng = np.random.default_rng((c.seed, round_))
+  n = min(len(cast.offline), _OFFLINE_SHARE * len(own))
+  chosen = rng.choice(len(cast.offline), n, replace=False)
+  episodes = [cast.offline[i] for i in chosen]
+  streams = pretrain.experience_streams(
+      run, cast.prompt, episodes + [e for e in own if corpus.is_usable(e)])
+  shape = batches.Shape(c.batch.rows, c.batch.length, c.batch.positions)
+  with run.bar(c.gate.remedy_steps, 'updates') as bar:
+    model = sft.fit(
+        model, streams, cast.model_config, shape, c.gate.remedy_steps,
+        c.experience.lr / 2, c.seed + round_,
+        run.workdir / 'checkpoints' / f'remedy{round_}',
+        on_step=lambda step, loss, n_tokens: bar.update(step - bar.n))
+  run.save_params('experience', model, cast.model_config,
+                  recipe=f'experience + remedy {round_}')
+  return model
+
+
+def dream_stage(run: runs.Run, cast: casts.Cast) -> None:
+  """GRPO in the dream: not one real step."""
+  c = run.config
+  with run.stage('dream') as result:
+    allowed = run.stages.result('gate')['passed']
+    policy = run.params('warmup', cast.model_config)
+    model = run.params('experience', cast.model_config)
+    store = cast.open_replay()
+    dream = cast.dream(model, store, runs.DREAM)
+    every = max(1, c.dream.iterations // _SNAPSHOTS)
+
+    def snapshot(progress: reinforce.Progress) -> None:
+      if progress.iteration and progress.iteration % every == 0:
+        run.save_params(f'dream-{progress.iteration}', progress.state.params,
+                        cast.model_config, iteration=progress.iteration)
+
+    progress = reinforce.train(
+        run, cast.player, policy, policy, dream,
+        tasks.open_book(run, cast.offline),
+        reinforce.Settings('dream', types.DREAMED, allowed,
+                           c.curriculum.max_synthetic, runs.DREAM),
+        until=lambda p: p.iteration >= c.dream.iterations,
+        propose=cast.proposer(model),
+        on_attempts=lambda a: store.add(reinforce.admitted(a)),
+        host_state=lambda: store.state_dict()['host'],
+        load_host_state=lambda host: _reload(run, store, host),
+        at_marks=snapshot)
+    run.save_params('dream', progress.state.params, cast.model_config)
+    result.update(
+        dreamed=progress.transitions, iterations=progress.iteration,
+        seconds_learning=progress.seconds, families=list(allowed),
+        malformed_answers=dream.n_malformed, proposals=progress.book.log,
+        replay=store.counts())
+
+
+def _reload(run: runs.Run, store: replay.Replay, host: dict) -> None:
+  """The replay's texts from a checkpoint; their embeddings follow."""
+  rows = host['rows']
+  c = run.config.replay
+  key_MxE = np.zeros((c.capacity, c.embedding), np.float32)
+  texts = [encoder.key_text(r['transition']['state'], r['transition']['action'])
+           for r in rows]
+  key_MxE[[r['row'] for r in rows]] = encoder.make_hash_encoder(
+      c.embedding)(texts)
+  store.load_state_dict({'host': host, 'arrays': {'key_MxE': key_MxE}})
+
+
+def transfer_stage(run: runs.Run, cast: casts.Cast) -> None:
+  """DreamGym-S2R: the dreamed policy goes on in the browser."""
+  c = run.config
+  with run.stage('transfer') as result:
+    start = run.params('dream', cast.model_config)
+    progress = _real(
+        run, cast, 'transfer', start, runs.TRANSFER,
+        until=lambda p: p.transitions >= c.transfer.transitions)
+    run.save_params('transfer', progress.state.params, cast.model_config)
+    result.update(real_online=progress.transitions,
+                  iterations=progress.iteration,
+                  seconds_learning=progress.seconds)
+
+
+def real_grpo_stage(run: runs.Run, cast: casts.Cast) -> None:
+  """The reference: GRPO in the browser, for as many updates and as long."""
+  dreamed = run.stages.result('dream')
+  n, seconds = dreamed['iterations'], dreamed['seconds_learning']
+  with run.stage('real_grpo') as result:
+    marks = result.setdefault('marks', {})
+
+    def mark(progress: reinforce.Progress) -> None:
+      reached = {'real_updates': progress.iteration >= n,
+                 'real_clock': progress.seconds >= seconds}
+      for name, is_reached in reached.items():
+        if is_reached and name not in marks:
+          run.save_params(name, progress.state.params, cast.model_config)
+          marks[name] = {'real_online': progress.transitions,
+                         'iterations': progress.iteration,
+                         'seconds_learning': progress.seconds}
+
+    start = run.params('warmup', cast.model_config)
+    _real(run, cast, 'real_grpo', start, runs.REAL,
+          until=lambda p: p.iteration >= n and p.seconds >= seconds,
+          at_marks=mark)
+
+
+def _real(run, cast, name, start, stream, until, at_marks=lambda p: None):
+  allowed = run.stages.result('gate')['passed']
+  return reinforce.train(
+      run, cast.player, start, jax.tree.map(np.asarray, start), cast.real,
+      tasks.open_book(run, cast.offline),
+      reinforce.Settings(name, types.REAL, allowed, 0.0, stream,
+                         run.config.env.rows),
+      until=until, at_marks=at_marks)

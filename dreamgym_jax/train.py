@@ -1,0 +1,99 @@
+"""The stages in their order; what `main` calls, and what a notebook may.
+
+  collect  base  experience  warmup     only where nothing shipped is used
+  gate     M_exp on the policy's own real steps, and the remedy
+  dream    GRPO in the dream, no real step
+  transfer GRPO in the browser from there (S2R), a small budget
+  real_grpo  GRPO in the browser from the warm-up, for comparison
+  evaluate all policies on held-out pages, in the browser
+  audit    how far the dream was true
+  report   table, summary.json, report.html
+
+A stage that is done is skipped; one that was killed goes on from its last
+checkpoint.
+"""
+
+import pathlib
+from collections.abc import Callable
+
+import ml_collections
+
+from dreamgym_jax import checkpoint, config, types
+from dreamgym_jax.audit import gate
+from dreamgym_jax.data import trajectories
+from dreamgym_jax.envs import miniwob
+from dreamgym_jax.models import weights
+from dreamgym_jax.report import writer
+from dreamgym_jax.stages import cast as casts
+from dreamgym_jax.stages import judging, learn, pretrain, reinforce, telling
+from dreamgym_jax.stages import run as runs
+from dreamgym_jax.text import tokenizer
+
+# Errors whose message says what to do; `main` shows it without a traceback.
+EXPECTED = (
+    config.ConfigError, checkpoint.CheckpointError, gate.GateRefused,
+    miniwob.EnvError, reinforce.DivergedError, runs.MissingError,
+    runs.WorkdirError, tokenizer.TokenizerError, trajectories.TrajectoryError,
+    weights.WeightsError)
+
+Stage = Callable[[runs.Run, casts.Cast], None]
+_FROM_NOTHING: dict[str, Callable[[runs.Run], None]] = {
+    'collect': pretrain.collect_stage, 'base': pretrain.base_stage}
+_STAGES: dict[str, Stage] = {
+    'gate': learn.gate_stage, 'dream': learn.dream_stage,
+    'transfer': learn.transfer_stage, 'real_grpo': learn.real_grpo_stage,
+    'evaluate': judging.evaluate_stage, 'audit': judging.audit_stage}
+
+
+def main(
+    mode: str, c: ml_collections.ConfigDict, workdir: pathlib.Path,
+    commit: str, command: str,
+) -> None:
+  """Runs a mode of `main`; raises one of EXPECTED where the user can act."""
+  config.validate(c)
+  run = runs.open_run(c, workdir, commit, command)
+  with run.metrics:
+    if mode == 'run':
+      _run(run)
+    elif mode == 'evaluate':
+      with casts.Cast(run) as cast:
+        judging.evaluate_stage(run, cast)
+    telling.report_stage(run)
+
+
+def _run(run: runs.Run) -> None:
+  for name, stage in _pretraining(run).items():
+    if _is_due(run, name):
+      stage(run)
+  with casts.Cast(run) as cast:
+    for name, stage in _STAGES.items():
+      if name == 'real_grpo' and not run.config.real_grpo.is_on:
+        continue
+      if _is_due(run, name):
+        stage(run, cast)
+
+
+def _pretraining(run: runs.Run) -> dict[str, Callable[[runs.Run], None]]:
+  """The stages that this run must do itself."""
+  c = run.config
+  stages = {} if c.shipped else dict(_FROM_NOTHING)
+  if c.experience.init == 'base':
+    stages['experience'] = pretrain.experience_stage
+  if c.warmup.init == 'base':
+    stages['warmup'] = pretrain.warmup_stage
+  return stages
+
+
+def _is_due(run: runs.Run, name: str) -> bool:
+  if run.stages.is_done(name):
+    run.say(f'== {name}: done before, {run.stages.seconds(name):.0f} s')
+    return False
+  return True
+
+
+def compare(workdirs: list[pathlib.Path]) -> str:
+  """DreamGym against the other methods over several seeds, as text."""
+  return telling.compare_seeds(workdirs)
+
+
+__all__ = ['EXPECTED', 'compare', 'main', 'types', 'writer']

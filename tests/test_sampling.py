@@ -1,0 +1,202 @@
+"""The sampler: what a row says depends on its key and its stream alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dreamgym_jax import sampling
+from dreamgym_jax.models import decoding, transformer
+
+CFG = transformer.ModelConfig(V=37, D=16, N=2, H=4, K=2, d=8, F=24)
+STOP = (7, 8)
+PROMPTS = [[1, 2, 3], [4, 5, 6, 9, 10, 11, 12, 13, 14], [20], [1, 2, 3],
+           [15] * 6]
+
+
+@pytest.fixture(scope='module')
+def params():
+  p = jax.jit(transformer.init, static_argnums=1)(jax.random.key(0), CFG)
+  return {**p, 'embed': 3 * p['embed']}  # peaked, so that greedy means much
+
+
+def make(n_rows=5, capacity=48, **kw):
+  kw = {'row_buckets': (3,), 'token_buckets': (4, 8),
+        'column_buckets': (0, 16), **kw}
+  return sampling.Sampler(CFG, n_rows, capacity, **kw)
+
+
+def turn(sampler, params, rows, inputs, seed=0, **kw):
+  kw = {'streams': rows, 'temperature': 1.0, 'max_new': 11, 'stop': STOP,
+        'watch': STOP, **kw}
+  return sampler.turn(params, rows, inputs, key=jax.random.key(seed), **kw)
+
+
+def two_turns(sampler, params, rows, streams, **kw):
+  """Tokens of a first turn on PROMPTS[streams] and of a second one."""
+  sampler.start(sampler.n_rows)
+  first = turn(sampler, params, rows, [PROMPTS[i] for i in streams],
+               streams=streams, **kw)
+  then = turn(sampler, params, rows, [[i + 1, 2] for i in streams], seed=1,
+              streams=streams, **kw)
+  return list(zip(first, then, strict=True))
+
+
+@pytest.fixture(scope='module')
+def reference(params):
+  return two_turns(make(), params, [0, 1, 2, 3, 4], [0, 1, 2, 3, 4])
+
+
+def test_logp_and_watch_equal_the_scorer(params, reference):
+  lengths = set()
+  for prompt, turns in zip(PROMPTS, reference, strict=True):
+    stream = list(prompt)
+    for i, t in enumerate(turns):
+      if i:
+        stream += [PROMPTS.index(prompt) + 1, 2] if prompt != [1, 2, 3] else (
+            [len(prompt) - 2 if turns is reference[0] else 4, 2])
+      begin = len(stream)
+      stream += t.tokens.tolist()
+      lengths.add(len(t.tokens))
+      tok = jnp.array([stream])
+      logp = np.asarray(jax.nn.log_softmax(transformer.forward(
+          params, tok, jnp.arange(len(stream))[None], jnp.ones_like(tok),
+          CFG)))[0]
+      want = logp[np.arange(begin - 1, len(stream) - 1), stream[begin:]]
+      np.testing.assert_allclose(t.logp, want, atol=1e-5)
+      np.testing.assert_allclose(t.watch, logp[-2, list(STOP)], atol=1e-5)
+      assert t.stopped == (stream[-1] in STOP)
+      assert t.stopped or len(t.tokens) == 11
+      assert not set(t.tokens[:-1].tolist()) & set(STOP)
+  assert len(lengths) > 2  # some rows left the batch before others
+
+
+@pytest.mark.parametrize('rows,streams,buckets', [
+    ([3], [1], {}),                                     # alone
+    ([4, 0, 2], [4, 1, 0], {}),                         # other slots and mates
+    ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4], {
+        'row_buckets': (), 'token_buckets': (3,), 'column_buckets': ()}),
+])
+def test_text_does_not_depend_on_batch_slot_or_bucket(
+    params, reference, rows, streams, buckets):
+  got = two_turns(make(**buckets), params, rows, streams)
+  for i, turns in zip(streams, got, strict=True):
+    for a, b in zip(turns, reference[i], strict=True):
+      assert a.tokens.tolist() == b.tokens.tolist()
+      np.testing.assert_allclose(a.logp, b.logp, atol=1e-5)
+
+
+def test_keys_streams_and_token_index_all_matter(params):
+  s = make()
+  texts = set()
+  for seed, stream in [(0, 0), (1, 0), (0, 1)]:
+    s.start(1)
+    t = turn(s, params, [0], [[1, 2]], seed, streams=[stream], stop=())[0]
+    texts.add(tuple(t.tokens.tolist()))
+    assert len(set(t.tokens.tolist())) > 3  # not the same luck every token
+  assert len(texts) == 3
+
+
+def test_greedy_is_argmax_and_the_limit_of_low_temperature(params):
+  s, out = make(), []
+  for temperature in (0.0, 1e-4):
+    s.start(2)
+    out.append(turn(s, params, [0, 1], PROMPTS[:2],
+                    temperature=temperature, stop=()))
+  for greedy, cold, prompt in zip(*out, PROMPTS[:2], strict=True):
+    assert greedy.tokens.tolist() == cold.tokens.tolist()
+    tok = jnp.array([prompt + greedy.tokens.tolist()])
+    z = transformer.forward(params, tok, jnp.arange(tok.shape[1])[None],
+                            jnp.ones_like(tok), CFG)
+    assert (z[0, len(prompt) - 1:-1].argmax(-1) == greedy.tokens).all()
+
+
+def test_top_k_one_is_greedy_and_top_p_keeps_the_nucleus(params):
+  s = make()
+  s.start(1)
+  greedy = turn(s, params, [0], [[1, 2]], temperature=0.0)[0]
+  s.start(1)
+  top1 = turn(s, params, [0], [[1, 2]], top_k=1)[0]
+  assert top1.tokens.tolist() == greedy.tokens.tolist()
+  z = jnp.log(jnp.array([[0.1, 0.5, 0.05, 0.3, 0.05]]))
+  draw = decoding.Draw(None, None, None, jnp.int32(5), jnp.float32(0.7), None,
+                       None)
+  kept = jnp.isfinite(decoding._filtered(z, draw))
+  assert kept.tolist() == [[False, True, False, True, False]]
+
+
+def test_inverse_cdf_has_the_right_frequencies():
+  p = np.zeros((1, 70), np.float32)
+  p[0, [0, 31, 32, 69]] = 0.1, 0.2, 0.3, 0.4
+  u = (np.arange(1000, dtype=np.float32) + 0.5) / 1000
+  got = decoding._inverse_cdf(jnp.tile(p, (1000, 1)), jnp.asarray(u))
+  count = np.bincount(got, minlength=70)
+  np.testing.assert_allclose(count / 1000, p[0], atol=2e-3)
+  edge = decoding._inverse_cdf(jnp.asarray(p[:, :69].repeat(2, 0)),
+                               jnp.array([0.0, 1.0]))
+  assert edge.tolist() == [0, 32]
+
+
+def test_force_and_logp_after_equal_what_turn_reported(params, reference):
+  s = make()
+  s.start(5)
+  s.feed(params, range(5), PROMPTS)
+  first = [t[0] for t in reference]
+  after = s.logp_after(params, range(5))
+  np.testing.assert_allclose(
+      after[np.arange(5), [t.tokens[0] for t in first]],
+      [t.logp[0] for t in first], atol=1e-5)
+  assert s.logp_after(params, [2], STOP).shape == (1, 2)
+  forced = s.force(params, range(5), [t.tokens for t in first])
+  for got, want in zip(forced, first, strict=True):
+    np.testing.assert_allclose(got, want.logp, atol=1e-5)
+
+
+def test_undo_goes_back_to_before_the_answer(params):
+  s = make()
+  s.start(2)
+  first = turn(s, params, [0, 1], PROMPTS[:2])
+  last = s.undo([1])
+  assert last == PROMPTS[1][-1:]
+  again = turn(s, params, [1], [last])[0]
+  assert again.tokens.tolist() == first[1].tokens.tolist()
+  with pytest.raises(ValueError, match='row 0 has no answer'):
+    s.undo([0])
+    s.undo([0])
+
+
+def test_nothing_compiles_after_precompile(params):
+  s = make(capacity=32)
+  s.precompile(params, n_watch=len(STOP))
+  events = []
+  jax.monitoring.register_event_duration_secs_listener(
+      lambda name, *_, **__: events.append(name)
+      if 'backend_compile' in name else None)
+  before = decoding.n_compiles()
+  turn(s, params, [0, 1, 2, 3, 4], PROMPTS)
+  turn(s, params, [4, 1], [[3] * 9, [1]], temperature=0.0, max_new=3)
+  turn(s, params, [2], [[3]], max_new=1, stop=(1, 2, 3))
+  assert decoding.n_compiles() == before and not events
+  jax.jit(lambda x: x + 3)(jnp.ones(13))
+  assert events  # the listener works
+
+
+def test_bad_calls_say_why_and_change_nothing(params):
+  s = make(n_rows=2, capacity=16)
+  with pytest.raises(sampling.SamplerFull, match='row 1 .*capacity=16'):
+    turn(s, params, [0, 1], [[1], [1] * 6], max_new=11)
+  assert s.fill(0) == s.fill(1) == 0
+  assert s.fits(1, 16) and not s.fits(1, 17)
+  with pytest.raises(sampling.SamplerFull, match='3 rows'):
+    s.start(3)
+  with pytest.raises(sampling.SamplerFull, match='row 2 of a sampler of 2'):
+    s.feed(params, [2], [[1]])
+  with pytest.raises(ValueError, match='repeated'):
+    s.feed(params, [0, 0], [[1], [2]])
+  with pytest.raises(ValueError, match='row 0 is empty'):
+    turn(s, params, [0], [[]])
+  with pytest.raises(ValueError, match='empty'):
+    s.logp_after(params, [0])
+  with pytest.raises(ValueError, match='feed it before force'):
+    s.force(params, [0], [[1]])
+  assert turn(s, params, [], []) == []
