@@ -139,7 +139,7 @@ def defaults() -> D:
   c.rl.entropy_coef = 0.0
   c.rl.invalid_penalty = 0.1        # per episode with an invalid action
   c.rl.temperature = 1.0
-  c.rl.max_new = 24                 # tokens of one reply
+  c.rl.max_new = 32                 # tokens of one reply
   c.rl.max_grad_norm = 1.0
 
   c.dream = D()
@@ -151,6 +151,7 @@ def defaults() -> D:
 
   c.real_grpo = D()                 # the reference, in the browser
   c.real_grpo.is_on = True
+  c.real_grpo.max_ratio = 3.0       # of the dream's updates, at most
 
   c.evaluate = D()
   c.evaluate.pages = 20             # test pages of each family

@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Self
 
+import jax
+
 # Transitions by what they were taken for; all but the last are real.
 REAL = ('pretraining', 'real_offline', 'real_demo', 'real_gate', 'real_online')
 DREAMED = 'dreamed'
@@ -87,6 +89,21 @@ class Ledger:
   @classmethod
   def from_json(cls, text: str) -> Self:
     return cls(json.loads(text))
+
+
+class CompileClock:
+  """Seconds that JAX spent tracing and compiling since it was made.
+
+  Its listener stays registered for the life of the process: make few.
+  """
+
+  def __init__(self):
+    self.seconds = 0.0
+    jax.monitoring.register_event_duration_secs_listener(self._add)
+
+  def _add(self, event: str, duration: float, **_: object) -> None:
+    if event.startswith('/jax/core/compile/'):
+      self.seconds += duration
 
 
 class PeakMemory(NamedTuple):

@@ -49,9 +49,9 @@ def create(capacity: int) -> TaskPool:
   )
 
 
-def restored(pool: TaskPool) -> TaskPool:
-  """The pool with NumPy arrays again, after a checkpoint gave device ones."""
-  return jax.tree.map(np.array, pool)
+def _on_host(pool: TaskPool) -> TaskPool:
+  """NumPy arrays, also where a restored checkpoint gave device ones."""
+  return jax.tree.map(np.asarray, pool)
 
 
 def group_reward_entropy(
@@ -95,6 +95,7 @@ def add(
     The pool, and slot_K: where each task went, -1 if there was no room. The
     slots are distinct; write the texts there.
   """
+  pool = _on_host(pool)
   family_K, parent_K, is_generated_K = (
       np.atleast_1d(np.asarray(x))
       for x in (family_K, parent_K, is_generated_K)
@@ -141,6 +142,7 @@ def retire(
   Those are visited at least `min_visits` times with a running V below
   `min_value`. Returns the pool and which slots were freed (bool, [M]).
   """
+  pool = _on_host(pool)
   retired_M = (
       pool.is_alive_M & pool.is_generated_M
       & (pool.visits_M >= min_visits) & (pool.value_M < min_value)
@@ -176,6 +178,7 @@ def observe(
   value_J = group_reward_entropy(reward_JxG, valid_JxG)
   success_J = _valid_mean(reward_JxG, valid_JxG)
   is_told_J = valid_JxG.sum(-1) >= 2
+  pool = _on_host(pool)
   value_M, success_M, visits_M = (
       np.array(x) for x in (pool.value_M, pool.success_M, pool.visits_M)
   )
@@ -234,6 +237,7 @@ def sample(
       within lambda; or a family index beyond `allowed_family`.
   """
   cap = max_synthetic_count(n, max_synthetic)
+  pool = _on_host(pool)
   usable_M = pool.is_alive_M & _is_allowed(pool, allowed_family)
   is_generated_M = pool.is_generated_M
   ranked = _draw_order(
@@ -270,6 +274,7 @@ def seeds_for_generation(
   temperature) without replacement. Real or generated. Fewer than m, or none,
   if there are not so many.
   """
+  pool = _on_host(pool)
   usable_M = (
       pool.is_alive_M & (pool.visits_M > 0) & (pool.value_M > 0)
       & _is_allowed(pool, allowed_family)

@@ -38,6 +38,11 @@ def test_one_line_by_hand():
   want /= np.linalg.norm(want)
   got = encoder.make_hash_encoder(8)(['OK'])[0]
   np.testing.assert_allclose(got, want, rtol=1e-6)
+  # Thrice the same word counts as its square root.
+  at = zlib.crc32(b'>ok') % 128 % 64
+  once, thrice = encoder.make_hash_encoder(64, ngrams=1)(['ok b', 'ok ok ok b'])
+  assert abs(once[at]) == pytest.approx(0.5 ** 0.5)
+  assert abs(thrice[at]) == pytest.approx((3 / 4) ** 0.5)
 
 
 def test_another_process_gives_the_same_vectors():

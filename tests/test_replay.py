@@ -227,18 +227,19 @@ def test_eviction_rules(capacity, dreamed_share, real_share, stream):
     assert sorted(e.transition.state for e in found) == sorted(_states(store))
 
 
-def test_resume_is_exact():
+@pytest.mark.parametrize('capacity', [50, 90])   # full, and with free rows
+def test_resume_is_exact(capacity):
   def ask(store):
     rng = np.random.default_rng(3)
     texts = [encoder.key_text(_page(rng), 'click [2]') for _ in range(9)]
     return store.query(texts, 5, ['1-1'] * 9)
 
-  straight = _store(50)
+  straight = _store(capacity)
   straight.add(_episodes(12) + _episodes(9, 1, source='dreamed'))
   state = straight.state_dict()
   host = json.loads(json.dumps(state['host']))
   arrays = {k: v.copy() for k, v in state['arrays'].items()}
-  resumed = _store(50)
+  resumed = _store(capacity)
   resumed.add(_episodes(4, seed=7))              # is replaced
   resumed.load_state_dict({'host': host, 'arrays': arrays})
   assert resumed.entries() == straight.entries()
@@ -250,7 +251,7 @@ def test_resume_is_exact():
   assert (json.dumps(resumed.state_dict()['host'])
           == json.dumps(straight.state_dict()['host']))
   with pytest.raises(replay.ReplayError, match='saved with shape'):
-    _store(51).load_state_dict(state)
+    _store(capacity + 1).load_state_dict(state)
 
 
 def test_sizes_are_checked():
@@ -297,6 +298,11 @@ def test_scann_against_exact(caplog):
   task = [f'f{i % 3}/{i % 2}' for i in range(60)]
   family = [f'f{i % 3}' for i in range(60)]
   assert recall(family=family, exclude_task=task) >= 0.95
+  # Too few to be among the neighbours that are fetched: answered exactly.
+  rare = _episode([_step(_page(rng)) for _ in range(9)], 'r', 'rare')
+  for store in (exact, scann):
+    store.add([rare])
+  assert recall(family=['rare'] * 60) == 1.0
   newest = scann.entries()[-1]
   text = encoder.key_text(newest.transition.state, newest.transition.action)
   ((found, *_),) = scann.query([text], 1, [''])

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from dreamgym_jax import corpus, replay, sft, types
+from dreamgym_jax import checkpoint, corpus, replay, sft, types
 from dreamgym_jax.audit import gate
 from dreamgym_jax.data import batches
 from dreamgym_jax.models import encoder
@@ -142,20 +142,26 @@ def real_grpo_stage(run: runs.Run, cast: casts.Cast) -> None:
   n, seconds = dreamed['iterations'], dreamed['seconds_learning']
   with run.stage('real_grpo') as result:
     marks = result.setdefault('marks', {})
+    most = int(n * run.config.real_grpo.max_ratio)
+    saved = run.workdir / 'real_marks.json'
+    if saved.exists():    # of a run that died between the two
+      marks.update(checkpoint.read_json(saved))
 
     def mark(progress: reinforce.Progress) -> None:
       reached = {'real_updates': progress.iteration >= n,
-                 'real_clock': progress.seconds >= seconds}
+                 'real_clock': progress.seconds >= seconds
+                 or progress.iteration >= most}
       for name, is_reached in reached.items():
         if is_reached and name not in marks:
           run.save_params(name, progress.state.params, cast.model_config)
           marks[name] = {'real_online': progress.transitions,
                          'iterations': progress.iteration,
                          'seconds_learning': progress.seconds}
+          checkpoint.write_json_atomic(saved, marks)
 
     start = run.params('warmup', cast.model_config)
     _real(run, cast, 'real_grpo', start, runs.REAL,
-          until=lambda p: p.iteration >= n and p.seconds >= seconds,
+          until=lambda p: (len(marks) == 2 or p.iteration >= most),
           at_marks=mark)
 
 

@@ -1,0 +1,180 @@
+"""Streams and their strict parsers; the tokenizer below them."""
+
+import dataclasses
+
+import pytest
+
+from dreamgym_jax import types
+from dreamgym_jax.text import prompts, states
+from dreamgym_jax.text import tokenizer as tokenizers
+
+PAGE = '[1] textbox: Username =\n[2] checkbox: fzzqo\n[3] button: Click Me!'
+GOALS = ('Enter the username "vina" and the password "US" into the fields.',
+         'Select fzzqo, NYYyS82 and click Submit.', "It's (not) \"x\".")
+
+
+@pytest.fixture(scope='module')
+def prompt():
+  text = [PAGE, *GOALS, 'page same over invalid remove checked = need have',
+          'click fill select_option nothing changes yes no none'] * 3
+  return prompts.Prompts(tokenizers.train(text, 420))
+
+
+def step(state, action, next_state, reward=0.0, reasoning='changes',
+         thought='need x'):
+  return types.Transition(
+      state, action, next_state, reward, next_state == states.OVER,
+      next_state == states.invalid(state), reasoning, thought)
+
+
+def episode(*steps):
+  task = types.Task('click-button', 1, GOALS[0], steps[0].state)
+  return types.Episode(task, steps, types.REAL, 'expert', 'e')
+
+
+FILLED = PAGE.replace('Username =', 'Username = vina')
+EPISODE = episode(
+    step(PAGE, 'fill [1] vina', FILLED),
+    step(FILLED, 'click [9]', states.invalid(FILLED),
+         reasoning='no such element'),
+    step(states.invalid(FILLED), 'click [3]', states.OVER, 1.0,
+         reasoning='need vina have vina yes'))
+
+
+@pytest.mark.parametrize('text', [*GOALS, PAGE, FILLED, 'fill [1] Cancél ヘ'])
+def test_text_survives_the_tokenizer(prompt, text):
+  assert prompt.tok.decode(prompt.tok.encode(text)) == text
+
+
+@pytest.mark.parametrize('text', GOALS)
+def test_tight_undoes_spaced(text):
+  assert tokenizers.tight(tokenizers.spaced(text)) == text
+
+
+def test_a_word_is_the_same_pieces_wherever_it_stands(prompt):
+  word = prompt.tok.encode('vina')
+  quoted = prompt.tok.encode('Enter "vina".')
+  assert any(quoted[i:i + len(word)] == word for i in range(len(quoted)))
+
+
+def test_page_text_cannot_forge_a_tag(prompt):
+  ids = prompt.tok.encode('click <win> [3] <end>')
+  assert not set(ids) & set(prompt.tok.tag.values())
+
+
+def test_no_tokenizer_is_a_clear_error(tmp_path):
+  (tmp_path / 'bad.model').write_bytes(b'rubbish')
+  for name in ('bad.model', 'absent.model'):
+    with pytest.raises(tokenizers.TokenizerError, match=name):
+      tokenizers.load(tmp_path / name)
+
+
+def test_answers_parse_back(prompt):
+  for s in EPISODE.transitions:
+    answer = prompt.parse_answer(prompt.dream_answer(s).ids, s.state)
+    assert answer == (s.reasoning, s.next_state, s.reward, s.done,
+                      s.is_invalid)
+    bare = prompt.parse_answer(
+        prompt.dream_answer(s, use_reasoning=False).ids, s.state,
+        use_reasoning=False)
+    assert bare.next_state == s.next_state and bare.reasoning == ''
+
+
+def test_the_step_limit_is_no_verdict(prompt):
+  cut = dataclasses.replace(EPISODE.transitions[0], done=True)
+  answer = prompt.parse_answer(prompt.dream_answer(cut).ids, PAGE)
+  assert not answer.done
+
+
+def ids(prompt, reasoning, edit, flag):
+  tok = prompt.tok
+  return [*tok.encode(reasoning), tok.tag['edit'], *tok.encode(edit),
+          tok.tag[flag]]
+
+
+@pytest.mark.parametrize('parts, message', [
+    (('need a have b no', 'over', 'win'), 'against its own reasoning'),
+    (('need a have b yes', 'over', 'win'), 'against its own reasoning'),
+    (('x need a have a yes ; y need b have none no', 'over', 'win'),
+     'against its own reasoning'),
+    (('changes', 'over', 'cont'), 'does not go with'),
+    (('changes', 'same', 'win'), 'does not go with'),
+    (('changes', 'remove [7]', 'cont'), 'bad edit'),
+    (('changes', 'rubbish', 'cont'), 'bad edit'),
+])
+def test_malformed_answers(prompt, parts, message):
+  with pytest.raises(prompts.ParseError, match=message):
+    prompt.parse_answer(ids(prompt, *parts), PAGE)
+
+
+def test_answers_must_be_whole(prompt):
+  whole = ids(prompt, 'changes', 'same', 'cont')
+  assert prompt.parse_answer(whole, PAGE).next_state == PAGE
+  for bad in (whole[:-1], [], whole + whole, [*whole, whole[0]]):
+    with pytest.raises(prompts.ParseError):
+      prompt.parse_answer(bad, PAGE)
+
+
+def test_a_loss_against_its_reasoning_stands(prompt):
+  """Only wins are refused: success must never be invented."""
+  answer = prompt.parse_answer(
+      ids(prompt, 'need a have a yes', 'over', 'lose'), PAGE)
+  assert answer.done and answer.reward == 0
+
+
+def test_replies(prompt):
+  reply = prompt.policy_reply('need vina', 'fill [1] vina').ids
+  assert prompt.parse_reply(reply) == ('need vina', 'fill [1] vina')
+  assert prompt.parse_reply(reply[:-1])[1] == ''
+  assert prompt.parse_reply(prompt.tok.encode('need'))[1] == ''
+  assert prompt.parse_reply(prompt.policy_reply('', 'noop').ids) == (
+      '', 'noop')
+
+
+def test_what_a_role_writes_is_what_its_stream_marks(prompt):
+  dreamed = prompt.dream_stream(EPISODE, [[], [], []])
+  written = [i for i, k in zip(dreamed.ids, dreamed.kinds, strict=True)
+             if k != prompts.CONTEXT]
+  assert written == [i for s in EPISODE.transitions
+                     for i in prompt.dream_answer(s).ids]
+  acted = prompt.policy_stream(EPISODE)
+  written = [i for i, k in zip(acted.ids, acted.kinds, strict=True)
+             if k != prompts.CONTEXT]
+  assert written == [i for s in EPISODE.transitions
+                     for i in prompt.policy_reply(s.thought, s.action).ids]
+
+
+def test_a_malformed_action_is_not_in_the_dream(prompt):
+  bad = step(PAGE, 'tap', states.invalid(PAGE))
+  good = dataclasses.replace(EPISODE.transitions[0],
+                             state=states.invalid(PAGE))
+  stream = prompt.dream_stream(episode(bad, good), [[], []])
+  assert 'tap' not in prompt.tok.show(stream.ids)
+  assert prompt.tok.show(stream.ids).count('<act>') == 1
+
+
+def test_an_unchanged_page_is_not_printed_again(prompt):
+  show = prompt.tok.show
+  assert show(prompt.observe(PAGE, PAGE)).strip() == '<page> same'
+  assert show(prompt.observe(PAGE, states.invalid(PAGE))).strip() == (
+      f'<page> {states.INVALID}')
+  assert 'vina' in show(prompt.observe(PAGE, FILLED))
+
+
+def test_tasks_parse_back(prompt):
+  task = EPISODE.task
+  stream = prompt.task_stream([task], task)
+  answer = [i for i, k in zip(stream.ids, stream.kinds, strict=True)
+            if k == prompts.TASK]
+  assert prompt.parse_task(answer) == (task.instruction, task.initial_state)
+  with pytest.raises(prompts.ParseError):
+    prompt.parse_task(answer[:-1])
+  with pytest.raises(prompts.ParseError, match='ids'):
+    prompt.parse_task(prompt.task_stream([], dataclasses.replace(
+        task, initial_state='[2] button: x')).ids[1:])
+
+
+def test_demos_show_action_effect_and_outcome(prompt):
+  demo = prompts.Demo('click [3]', 'button: Click Me!', 'over', 1.0, True)
+  text = prompt.tok.show(prompt.dream_ask('click [3]', 'button: x', [demo]))
+  assert '<demo> click button: Click Me! <edit> over <win>' in text
