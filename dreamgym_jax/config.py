@@ -71,7 +71,7 @@ def defaults() -> D:
   c.model.remat = 'none'
 
   c.sampler = D()
-  c.sampler.capacity = 640          # tokens of one stream, of either role
+  c.sampler.capacity = 1024         # tokens of one stream, of either role
 
   c.batch = D()                     # packed batches of SFT
   c.batch.rows = 2                  # small batches learn to copy sooner
@@ -87,7 +87,7 @@ def defaults() -> D:
   c.experience.init = 'shipped'     # or 'base': train it here
   c.experience.steps = 4_000
   c.experience.lr = 1e-3
-  c.experience.rename = 0.3
+  c.experience.rename = 1.0
   c.experience.flag_weight = 3.0    # loss weight of done and success
   c.experience.use_reasoning = True
   c.experience.max_new = 96         # tokens of one answer

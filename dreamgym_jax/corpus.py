@@ -54,7 +54,8 @@ def no_demos(
 def make_demo(step: types.Transition) -> prompts.Demo:
   return prompts.Demo(
       step.action, actions.ground(step.action, step.state),
-      states.diff(step.state, step.next_state), step.reward,
+      states.diff(step.state, step.next_state, actions.argument(step.action)),
+      step.reward,
       step.next_state == states.OVER)
 
 

@@ -37,7 +37,7 @@ class Settings(NamedTuple):
   max_steps: int            # an episode ends as a failure after so many
   max_new: int              # tokens of one answer
   use_reasoning: bool = True
-  retry_temperature: float = 1.0
+  retry_temperature: float = 0.7
 
 
 class Row(NamedTuple):
@@ -64,14 +64,13 @@ class DreamWorld:
     self._settings = settings
     self._key = key
     self._rows: list[Row] = []
-    self._resets = 0
-    self.n_steps = 0
-    self.n_malformed = 0
+    # What a checkpoint keeps: retries draw by it.
+    self.counts = {'resets': 0, 'malformed': 0}
 
   def reset(self, tasks: Sequence[types.Task]) -> list[types.Task]:
     self._sampler.start(len(tasks))
     self._rows = [Row(t, t.initial_state, None) for t in tasks]
-    self._resets += 1
+    self.counts['resets'] += 1
     return list(tasks)
 
   def follow(self, rows: Sequence[int], states_: Sequence[str]) -> None:
@@ -82,7 +81,6 @@ class DreamWorld:
   def step(
       self, rows: Sequence[int], actions_: Sequence[str]
   ) -> list[types.Observation]:
-    self.n_steps += len(rows)
     written = dict(zip(rows, actions_, strict=True))
     asked = [r for r in rows if prompts.is_wellformed(written[r])]
     answers = self._dream(asked, [written[r] for r in asked])
@@ -114,14 +112,22 @@ class DreamWorld:
               for row, a, d in zip(now, actions_, demos, strict=True)]
     for r, row in zip(rows, now, strict=True):
       self._rows[r] = row._replace(seen=row.state)
-    answered = self._decode(rows, inputs, temperature=0.0, attempt=0)
+    full = types.Observation('', done=True, is_malformed=True,
+                             reasoning='the stream is full')
+    fits = [i for i, r in enumerate(rows) if self._sampler.fits(
+        r, len(inputs[i]) + self._settings.max_new)]
+    answers = dict.fromkeys(rows, full)
+    rows, inputs = [rows[i] for i in fits], [inputs[i] for i in fits]
+    asked = [actions_[i] for i in fits]
+    answered = self._decode(rows, inputs, asked, temperature=0.0, attempt=0)
     again = [i for i, a in enumerate(answered) if a.is_malformed]
     if again:
-      self.n_malformed += len(again)
-      retried = self._retry([rows[i] for i in again])
+      self.counts['malformed'] += len(again)
+      retried = self._retry([rows[i] for i in again],
+                            [asked[i] for i in again])
       for i, answer in zip(again, retried, strict=True):
         answered[i] = answer
-    return dict(zip(rows, answered, strict=True))
+    return answers | dict(zip(rows, answered, strict=True))
 
   def _ask(
       self, row: Row, action: str, demos: Sequence[prompts.Demo]
@@ -134,30 +140,34 @@ class DreamWorld:
     return ids + self._prompt.dream_ask(
         action, grounded, demos, self._settings.use_reasoning)
 
-  def _retry(self, rows: list[int]) -> list[types.Observation]:
+  def _retry(
+      self, rows: list[int], asked: Sequence[str]
+  ) -> list[types.Observation]:
     """Takes the last answer back and samples another."""
     last = self._sampler.undo(rows)
-    return self._decode(rows, [[t] for t in last],
+    return self._decode(rows, [[t] for t in last], asked,
                         temperature=self._settings.retry_temperature,
                         attempt=1)
 
   def _decode(
       self, rows: list[int], inputs: Sequence[Sequence[int]],
-      temperature: float, attempt: int,
+      asked: Sequence[str], temperature: float, attempt: int,
   ) -> list[types.Observation]:
-    key = jax.random.fold_in(self._key, self._resets)
+    key = jax.random.fold_in(self._key, self.counts['resets'])
     turns = self._sampler.turn(
         self._params, rows, inputs, key=key, temperature=temperature,
         streams=[r * 1000 + 2 * self._rows[r].steps + attempt for r in rows],
         max_new=self._settings.max_new, stop=self._prompt.flags,
         watch=self._prompt.flags)
-    return [self._read(self._rows[r], turn)
-            for r, turn in zip(rows, turns, strict=True)]
+    return [self._read(self._rows[r], action, turn)
+            for r, action, turn in zip(rows, asked, turns, strict=True)]
 
-  def _read(self, row: Row, turn: sampling.Turn) -> types.Observation:
+  def _read(
+      self, row: Row, action: str, turn: sampling.Turn
+  ) -> types.Observation:
     try:
       answer = self._prompt.parse_answer(
-          turn.tokens, row.state, self._settings.use_reasoning)
+          turn.tokens, row.state, action, self._settings.use_reasoning)
     except prompts.ParseError as error:
       return types.Observation(
           row.state, done=True, is_malformed=True, reasoning=str(error))

@@ -73,8 +73,19 @@ def _main(argv: list[str]) -> None:
     sys.exit(f'\n{type(error).__name__}: {error}')
 
 
+def _parse(argv: list[str]) -> list[str]:
+  """Flags; what is wrong with them in a line instead of a traceback."""
+  try:
+    return flags.FLAGS(argv)
+  except (flags.Error, AttributeError, KeyError, TypeError) as error:
+    lines = str(error).strip('"').splitlines() or [repr(error)]
+    told = [line for line in lines if 'ConfigError:' in line]
+    sys.exit(f'{type(error).__name__}: {(told or lines)[-1].strip()}\n'
+             'See --help; every config key is in dreamgym_jax/config.py.')
+
+
 def main() -> None:
-  app.run(_main)
+  app.run(_main, flags_parser=_parse)
 
 
 if __name__ == '__main__':

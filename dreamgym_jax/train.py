@@ -34,7 +34,7 @@ EXPECTED = (
     config.ConfigError, checkpoint.CheckpointError, gate.GateRefused,
     miniwob.EnvError, reinforce.DivergedError, runs.MissingError,
     runs.WorkdirError, tokenizer.TokenizerError, trajectories.TrajectoryError,
-    weights.WeightsError)
+    weights.WeightsError, writer.MetricsError)
 
 Stage = Callable[[runs.Run, casts.Cast], None]
 _FROM_NOTHING: dict[str, Callable[[runs.Run], None]] = {

@@ -71,18 +71,20 @@ def test_no_tokenizer_is_a_clear_error(tmp_path):
 
 def test_answers_parse_back(prompt):
   for s in EPISODE.transitions:
-    answer = prompt.parse_answer(prompt.dream_answer(s).ids, s.state)
+    answer = prompt.parse_answer(
+        prompt.dream_answer(s).ids, s.state, s.action)
     assert answer == (s.reasoning, s.next_state, s.reward, s.done,
                       s.is_invalid)
     bare = prompt.parse_answer(
-        prompt.dream_answer(s, use_reasoning=False).ids, s.state,
+        prompt.dream_answer(s, use_reasoning=False).ids, s.state, s.action,
         use_reasoning=False)
     assert bare.next_state == s.next_state and bare.reasoning == ''
 
 
 def test_the_step_limit_is_no_verdict(prompt):
   cut = dataclasses.replace(EPISODE.transitions[0], done=True)
-  answer = prompt.parse_answer(prompt.dream_answer(cut).ids, PAGE)
+  answer = prompt.parse_answer(
+      prompt.dream_answer(cut).ids, PAGE, cut.action)
   assert not answer.done
 
 
@@ -104,21 +106,21 @@ def ids(prompt, reasoning, edit, flag):
 ])
 def test_malformed_answers(prompt, parts, message):
   with pytest.raises(prompts.ParseError, match=message):
-    prompt.parse_answer(ids(prompt, *parts), PAGE)
+    prompt.parse_answer(ids(prompt, *parts), PAGE, 'click [3]')
 
 
 def test_answers_must_be_whole(prompt):
   whole = ids(prompt, 'changes', 'same', 'cont')
-  assert prompt.parse_answer(whole, PAGE).next_state == PAGE
+  assert prompt.parse_answer(whole, PAGE, 'noop').next_state == PAGE
   for bad in (whole[:-1], [], whole + whole, [*whole, whole[0]]):
     with pytest.raises(prompts.ParseError):
-      prompt.parse_answer(bad, PAGE)
+      prompt.parse_answer(bad, PAGE, 'noop')
 
 
 def test_a_loss_against_its_reasoning_stands(prompt):
   """Only wins are refused: success must never be invented."""
   answer = prompt.parse_answer(
-      ids(prompt, 'need a have a yes', 'over', 'lose'), PAGE)
+      ids(prompt, 'need a have a yes', 'over', 'lose'), PAGE, 'click [3]')
   assert answer.done and answer.reward == 0
 
 

@@ -41,6 +41,21 @@ def two_turns(sampler, params, rows, streams, **kw):
   return list(zip(first, then, strict=True))
 
 
+@jax.jit
+def scores(params, tok_1xT):
+  """The scorer: all log-probs [T, V] of one stream, padded to one shape."""
+  n = tok_1xT.shape[1]
+  z = transformer.forward(
+      params, tok_1xT, jnp.arange(n)[None], jnp.ones_like(tok_1xT), CFG)
+  return jax.nn.log_softmax(z, -1)[0]
+
+
+def score(params, stream):
+  tok = np.zeros((1, 48), np.int32)
+  tok[0, :len(stream)] = stream
+  return np.asarray(scores(params, tok))[:len(stream)]
+
+
 @pytest.fixture(scope='module')
 def reference(params):
   return two_turns(make(), params, [0, 1, 2, 3, 4], [0, 1, 2, 3, 4])
@@ -55,10 +70,7 @@ def test_logp_and_watch_equal_the_scorer(params, reference):
       begin = len(stream)
       stream += t.tokens.tolist()
       lengths.add(len(t.tokens))
-      tok = jnp.array([stream])
-      logp = np.asarray(jax.nn.log_softmax(transformer.forward(
-          params, tok, jnp.arange(len(stream))[None], jnp.ones_like(tok),
-          CFG)))[0]
+      logp = score(params, stream)
       want = logp[np.arange(begin - 1, len(stream) - 1), stream[begin:]]
       np.testing.assert_allclose(t.logp, want, atol=1e-5)
       np.testing.assert_allclose(t.watch, logp[-2, list(STOP)], atol=1e-5)
@@ -102,10 +114,8 @@ def test_greedy_is_argmax_and_the_limit_of_low_temperature(params):
                     temperature=temperature, stop=()))
   for greedy, cold, prompt in zip(*out, PROMPTS[:2], strict=True):
     assert greedy.tokens.tolist() == cold.tokens.tolist()
-    tok = jnp.array([prompt + greedy.tokens.tolist()])
-    z = transformer.forward(params, tok, jnp.arange(tok.shape[1])[None],
-                            jnp.ones_like(tok), CFG)
-    assert (z[0, len(prompt) - 1:-1].argmax(-1) == greedy.tokens).all()
+    logp = score(params, prompt + greedy.tokens.tolist())
+    assert (logp[len(prompt) - 1:-1].argmax(-1) == greedy.tokens).all()
 
 
 def test_top_k_one_is_greedy_and_top_p_keeps_the_nucleus(params):

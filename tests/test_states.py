@@ -36,6 +36,22 @@ def test_edit_is_exact(old, new):
   assert states.apply(old, states.diff(old, new)) == new
 
 
+@given(pages(), pages(), WORDS)
+def test_edit_is_exact_whatever_was_typed(old, new, typed):
+  edit = states.diff(old, new, typed)
+  assert states.apply(old, edit, typed) == new
+
+
+def test_edits_that_know_the_action_or_the_group():
+  filled = PAGE.replace('Username =', 'Username = Renda')
+  assert states.diff(PAGE, filled, 'Renda') == '[1] typed'
+  assert states.apply(PAGE, '[1] typed', 'Renda') == filled
+  radios = '[1] radio: a checked\n[2] radio: b\n[3] checkbox: c checked'
+  other = '[1] radio: a\n[2] radio: b checked\n[3] checkbox: c checked'
+  assert states.diff(radios, other) == '[2] checked'
+  assert states.apply(radios, '[2] checked') == other
+
+
 @given(pages())
 def test_edit_to_the_end_and_to_an_invalid_action(old):
   assert states.apply(old, states.diff(old, states.OVER)) == states.OVER
@@ -106,4 +122,7 @@ def test_grounding():
   assert actions.ground('click [4]', PAGE) == 'button: Submit'
   assert actions.ground('click [9]', PAGE) == actions.NO_ELEMENT
   assert actions.ground('noop', PAGE) == ''
+  assert actions.ground('select_option [3] B', PAGE) == 'combobox: = A'
+  assert actions.ground('select_option [3] Z', PAGE) == (
+      'combobox: = A ; no such option')
   assert actions.ground('rubbish', PAGE) == ''

@@ -180,12 +180,12 @@ def test_tfds_is_rlds_and_round_trips(tmp_path):
   tfds = pytest.importorskip('tensorflow_datasets')
   card = trajectories.card(EPISODES)
   target = trajectories.build_tfds(
-      {'train': EPISODES, 'test': [LOST]}, tmp_path, card=card)
-  assert trajectories.read_tfds(tmp_path) == EPISODES
+      {'train': EPISODES * 7, 'test': [LOST]}, tmp_path, card=card)
+  assert trajectories.read_tfds(tmp_path) == EPISODES * 7   # in order
   assert trajectories.read_tfds(tmp_path, split='test') == [LOST]
   builder = tfds.builder_from_directory(target)
   assert builder.info.metadata['card'] == json.loads(json.dumps(card))
-  won, crashed, _ = builder.as_data_source('train')
+  won, crashed, *_ = builder.as_data_source('train')
   steps = list(won['steps'])
   # n transitions are n + 1 steps; the last one only observes.
   assert [s['observation'].decode('utf-8', 'surrogatepass')

@@ -1,6 +1,7 @@
 """The decoder: equivalences of its two ways through the layers."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -27,15 +28,19 @@ def plain(tok_BxT):
   return jnp.tile(jnp.arange(T), (B, 1)), jnp.ones((B, T), jnp.int32)
 
 
+_forward = jax.jit(transformer.forward, static_argnames='cfg')
+_hidden = jax.jit(transformer.hidden, static_argnames='cfg')
+
+
 def forward(params, tok_BxT, cfg=CFG):
-  return transformer.forward(params, tok_BxT, *plain(tok_BxT), cfg)
+  return _forward(params, tok_BxT, *plain(tok_BxT), cfg=cfg)
 
 
 def test_packed_equals_separate(params):
   tok = tokens(1, 12)
   pos = jnp.array([[0, 1, 2, 3, 4, 0, 1, 2, 3, 0, 0, 0]])
   segment = jnp.array([[1] * 5 + [2] * 4 + [0] * 3])
-  packed = transformer.forward(params, tok, pos, segment, CFG)
+  packed = _forward(params, tok, pos, segment, cfg=CFG)
   np.testing.assert_allclose(
       packed[:, :5], forward(params, tok[:, :5]), atol=1e-5)
   np.testing.assert_allclose(
@@ -56,8 +61,9 @@ def test_causal_and_within_segment_by_gradient(params):
     return (x[0, t] * jnp.arange(1, CFG.D + 1)).sum()
 
   rows = params['embed'][tok[0]]
+  grad = jax.jit(jax.grad(out))
   for t in (0, 3, 4, 5, 7):
-    grad_T = np.abs(jax.grad(out)(rows, t)).sum(-1)
+    grad_T = np.abs(grad(rows, t)).sum(-1)
     first = 0 if t < cut else cut
     for j in range(T):
       assert (grad_T[j] > 0) == (first <= j <= t), (t, j)
@@ -67,20 +73,24 @@ def test_query_blocks_equal_one_block(params, monkeypatch):
   tok = tokens(2, 11)
   one = forward(params, tok)
   monkeypatch.setattr(layers, '_QUERY_BLOCK', 4)
-  np.testing.assert_allclose(forward(params, tok), one, atol=1e-5)
+  blocks = jax.jit(transformer.forward, static_argnames='cfg')(
+      params, tok, *plain(tok), cfg=CFG)
+  np.testing.assert_allclose(blocks, one, atol=1e-5)
 
 
 @pytest.mark.parametrize('change', [dict(remat='block'), dict(unroll=3)])
 def test_remat_and_loop_equal_plain_scan(params, change):
   tok = tokens(2, 9)
 
+  @functools.partial(jax.jit, static_argnums=1)
+  @jax.value_and_grad
   def loss(p, cfg):
     return jax.nn.log_softmax(forward(p, tok, cfg))[..., 3].mean()
 
   cfg = dataclasses.replace(CFG, **change)
   assert cfg != CFG
-  want, want_grad = jax.value_and_grad(loss)(params, CFG)
-  got, got_grad = jax.value_and_grad(loss)(params, cfg)
+  want, want_grad = loss(params, CFG)
+  got, got_grad = loss(params, cfg)
   np.testing.assert_allclose(got, want, atol=1e-6)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
                got_grad, want_grad)
@@ -98,21 +108,22 @@ def test_chunked_logp_entropy_equals_softmax(params, chunk):
     logp = jax.nn.log_softmax(transformer.head(p, x, CFG))
     return logp[jnp.arange(10), target], -(jnp.exp(logp) * logp).sum(-1)
 
-  for got, want in zip(chunked(params, x), full(params, x), strict=True):
+  for got, want in zip(jax.jit(chunked)(params, x), full(params, x),
+                       strict=True):
     np.testing.assert_allclose(got, want, atol=1e-5)
 
   def loss(f):
     return lambda p, x: f(p, x)[0].sum() + (f(p, x)[1] ** 2).sum()
 
-  got = jax.grad(loss(chunked), argnums=(0, 1))(params, x)
-  want = jax.grad(loss(full), argnums=(0, 1))(params, x)
+  got = jax.jit(jax.grad(loss(chunked), argnums=(0, 1)))(params, x)
+  want = jax.jit(jax.grad(loss(full), argnums=(0, 1)))(params, x)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
                got, want)
 
 
 def test_untied_head_is_used():
   cfg = dataclasses.replace(CFG, tied=False)
-  p = transformer.init(jax.random.key(0), cfg)
+  p = jax.jit(transformer.init, static_argnums=1)(jax.random.key(0), cfg)
   assert p['head'].shape == (CFG.V, CFG.D)
   x = jnp.ones((2, CFG.D))
   assert float(jnp.abs(transformer.head(p, x, cfg)
@@ -135,8 +146,8 @@ extend = jax.jit(transformer.extend, static_argnames=('cfg', 'columns'))
 def test_cached_equals_full(params):
   """One token at a time, a prompt then tokens, and all at once."""
   tok = tokens(2, 9)
-  want = transformer.hidden(params, tok, *plain(tok), CFG)
-  for cuts in ([9], [5, 1, 1, 1, 1], [1] * 9, [2, 7]):
+  want = _hidden(params, tok, *plain(tok), cfg=CFG)
+  for cuts in ([9], [5, 1, 1, 1, 1], [1] * 9, [4, 5]):
     cache, out, at = transformer.empty_cache(CFG, 2, 12), [], 0
     for n in cuts:
       x, cache = extend(params, cache, tok[:, at:at + n],
@@ -151,6 +162,7 @@ def test_cached_equals_full(params):
 def test_ragged_extend_equals_each_row_alone(params):
   """Rows of unequal length, one of them idle, in two ragged pieces."""
   tok, first, then = tokens(3, 12), [5, 0, 3], [2, 4, 0]
+  want = _hidden(params, tok, *plain(tok), cfg=CFG)
   cache = transformer.empty_cache(CFG, 3, 16)
   junk = tokens(3, 12, seed=9)
   pad = jnp.arange(12)[None]
@@ -167,10 +179,9 @@ def test_ragged_extend_equals_each_row_alone(params):
             cache.k_NxBxSxKxd[:, b], before.k_NxBxSxKxd[:, b])
       else:
         end = int(at[b, 0]) + lens[b]
-        want = transformer.hidden(
-            params, tok[b:b + 1, :end], *plain(tok[b:b + 1, :end]), CFG)
         np.testing.assert_allclose(
-            x[b, lens[b] - 1], want[0, -1], atol=1e-5, err_msg=str((lens, b)))
+            x[b, lens[b] - 1], want[b, end - 1], atol=1e-5,
+            err_msg=str((lens, b)))
     at = at + n[:, None]
   assert cache.fill_B.tolist() == [7, 4, 3]
 

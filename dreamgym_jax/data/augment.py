@@ -85,10 +85,18 @@ class Renamer:
     return dataclasses.replace(episode, task=task, transitions=steps)
 
   def _draw(self, rng: np.random.Generator) -> str:
-    if rng.random() < 0.5:
-      return self.pool[rng.integers(len(self.pool))]
+    kind = rng.integers(3)
+    if kind == 0:
+      return self._name(rng)
+    if kind == 1:    # as a policy writes that copies badly
+      head, tail = self._name(rng), self._name(rng)
+      return (head[:rng.integers(1, len(head) + 1)]
+              + tail[rng.integers(len(tail)):]).strip()
     size = rng.integers(2, 7)
     return ''.join(rng.choice(list(_LETTERS), size))
+
+  def _name(self, rng: np.random.Generator) -> str:
+    return self.pool[rng.integers(len(self.pool))]
 
 
 # Words that stand for something in the grammar of actions, states or

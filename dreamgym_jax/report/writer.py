@@ -25,6 +25,10 @@ _SUMMARY = {
     'fidelity': dict, 'ledger': dict, 'seconds': dict, 'peak_rss_bytes': int}
 
 
+class MetricsError(ValueError):
+  """A corrupt line of metrics.jsonl; names it."""
+
+
 class MetricsWriter:
   """Scalars by (stage, step); steps of a stage only ever grow.
 
@@ -112,7 +116,7 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict]:
       row = json.loads(line)
       row['stage'], row['step']
     except (ValueError, KeyError, TypeError) as error:
-      raise ValueError(f'{path}:{number} is corrupt: {line[:60]!r}; delete '
+      raise MetricsError(f'{path}:{number} is corrupt: {line[:60]!r}; delete '
                        'the line to go on') from error
     rows.append(row)
   return rows

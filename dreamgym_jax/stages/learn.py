@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from dreamgym_jax import checkpoint, corpus, replay, sft, types
+from dreamgym_jax import checkpoint, corpus, experience, replay, sft, types
 from dreamgym_jax.audit import gate
 from dreamgym_jax.data import batches
 from dreamgym_jax.models import encoder
@@ -42,6 +42,9 @@ def gate_stage(run: runs.Run, cast: casts.Cast) -> None:
       n_real += sum(len(e.transitions) for e in own)
       model = _remedy(run, cast, model, own, round_)
     passed = gate.passing(verdicts)
+    if len(gates) > 1:    # only now: a killed stage measures the same again
+      run.save_params('experience', model, cast.model_config,
+                      recipe=f'experience + {len(gates) - 1} remedies')
     result.update(gates=gates, passed=list(passed), real_gate=n_real,
                   enforced=c.gate.enforce)
     if not passed and c.gate.enforce:
@@ -70,8 +73,6 @@ def _remedy(
         c.experience.lr / 2, c.seed + round_,
         run.workdir / 'checkpoints' / f'remedy{round_}',
         on_step=lambda step, loss, n_tokens: bar.update(step - bar.n))
-  run.save_params('experience', model, cast.model_config,
-                  recipe=f'experience + remedy {round_}')
   return model
 
 
@@ -99,19 +100,24 @@ def dream_stage(run: runs.Run, cast: casts.Cast) -> None:
         until=lambda p: p.iteration >= c.dream.iterations,
         propose=cast.proposer(model),
         on_attempts=lambda a: store.add(reinforce.admitted(a)),
-        host_state=lambda: store.state_dict()['host'],
-        load_host_state=lambda host: _reload(run, store, host),
+        host_state=lambda: store.state_dict()['host'] | {
+            'dream': dream.counts},
+        load_host_state=lambda host: _reload(run, store, dream, host),
         at_marks=snapshot)
     run.save_params('dream', progress.state.params, cast.model_config)
     result.update(
         dreamed=progress.transitions, iterations=progress.iteration,
         seconds_learning=progress.seconds, families=list(allowed),
-        malformed_answers=dream.n_malformed, proposals=progress.book.log,
-        replay=store.counts())
+        malformed_answers=dream.counts['malformed'], replay=store.counts(),
+        proposals=progress.book.log)
 
 
-def _reload(run: runs.Run, store: replay.Replay, host: dict) -> None:
+def _reload(
+    run: runs.Run, store: replay.Replay, dream: experience.DreamWorld,
+    host: dict,
+) -> None:
   """The replay's texts from a checkpoint; their embeddings follow."""
+  dream.counts.update(host['dream'])
   rows = host['rows']
   c = run.config.replay
   key_MxE = np.zeros((c.capacity, c.embedding), np.float32)

@@ -131,7 +131,8 @@ def train(
             f'{settings.name}: updates of {skipped} iterations in a row were '
             'not finite; lower config.rl.lr and resume from the checkpoint')
       at_marks(progress)
-      if until(progress) or progress.iteration % run.config.checkpoint_every == 0:
+      is_due = progress.iteration % run.config.checkpoint_every == 0
+      if is_due or until(progress):
         _save(saver, progress, host_state())
   return progress
 

@@ -24,7 +24,7 @@ VERBS = {
     'press': (True, True),
     'noop': (False, False),
 }
-NO_ELEMENT = 'no such element'
+NO_ELEMENT, NO_OPTION = 'no such element', 'no such option'
 _ACTION = re.compile(r'(\w+)(?: \[(\d{1,3})\])?(?: (.*))?')
 
 
@@ -65,11 +65,20 @@ def parse(text: str) -> Action:
   return Action(verb, int(element or 0), argument)
 
 
+def argument(text: str) -> str:
+  """What the action types or chooses; '' if nothing, or if malformed."""
+  try:
+    return parse(text).argument
+  except ActionError:
+    return ''
+
+
 def ground(text: str, state: str) -> str:
   """The line of the element the action names, shown beside the action.
 
   Spares the experience model the look-up id -> element, which small models
-  learn late. '' for malformed actions and verbs without an element.
+  learn late. For lists, whether they have the option stands for the options.
+  '' for malformed actions and verbs without an element.
   """
   try:
     action = parse(text)
@@ -79,5 +88,9 @@ def ground(text: str, state: str) -> str:
     return ''
   for element in states.parse(state):
     if element.id == action.element:
-      return element.body
+      line = element.body.partition(' options ')[0]
+      is_known = not element.options or action.argument in element.options
+      if action.verb == 'select_option' and not is_known:
+        line += f' ; {NO_OPTION}'
+      return line
   return NO_ELEMENT

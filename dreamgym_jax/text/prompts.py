@@ -146,7 +146,8 @@ class Prompts:
   def dream_answer(
       self, step: types.Transition, use_reasoning: bool = True
   ) -> Piece:
-    edit = self.tok.encode(states.diff(step.state, step.next_state))
+    edit = self.tok.encode(states.diff(
+        step.state, step.next_state, actions.argument(step.action)))
     # The step limit ends episodes by rule, not because the page is over.
     is_over = step.next_state == states.OVER
     flag = _piece([self._flag(step.reward, is_over)], FLAG)
@@ -156,7 +157,8 @@ class Prompts:
             + _piece([self.tok.tag['edit'], *edit], STATE) + flag)
 
   def parse_answer(
-      self, ids: Sequence[int], state: str, use_reasoning: bool = True
+      self, ids: Sequence[int], state: str, action: str,
+      use_reasoning: bool = True,
   ) -> Answer:
     """Reads R, edit and flag strictly; raises ParseError.
 
@@ -174,7 +176,7 @@ class Prompts:
       raise ParseError(f'want R <edit> edit flag, got {self.tok.show(ids)!r}')
     reasoning, edit = parts[0][1], parts[1][1]
     try:
-      next_state = states.apply(state, edit)
+      next_state = states.apply(state, edit, actions.argument(action))
     except states.StateError as error:
       raise ParseError(f'bad edit: {error}') from None
     done, reward = names[2] != 'cont', float(names[2] == 'win')

@@ -16,7 +16,9 @@ for every pair of states:
 
     same | over | invalid            nothing; the end; nothing but the notice
     [1] = Renda                      the value of a textbox, textarea or list
-    [2] checked | [2] unchecked      likewise selected, expanded
+    [1] typed                        the same, where it is the action's argument
+    [2] checked | [2] unchecked      likewise selected, expanded; a radio that
+                                     is checked unchecks the others
     [5] link: more | remove [4]      any line in full; a line less
     page ...                         the whole page, where the rest is longer
 """
@@ -32,13 +34,14 @@ _HOLDERS = ('textbox', 'textarea', 'combobox')
 _MARKS = {'checkbox': ('checked',), 'radio': ('checked',),
           'tab': ('selected',), 'header': ('expanded',)}
 _INVALID_EDIT = 'invalid'
+_TYPED = 'typed'
 _PAGE = 'page'
 _REMOVE = 'remove'
 _LINE = re.compile(r'\[(\d{1,3})\] ((\w+):.*)')
 _SHORT = re.compile(
-    r'\[(\d{1,3})\] (?:= ?(.*)|((?:un)?(?:checked|selected|expanded)))')
+    r'\[(\d{1,3})\] (?:= ?(.*)|(typed|(?:un)?(?:checked|selected|expanded)))')
 _SPLIT = re.compile(
-    r'\s+(?=\[\d{1,3}\] (?:\w+:|=|(?:un)?(?:checked|selected|expanded)))'
+    r'\s+(?=\[\d{1,3}\] (?:\w+:|=|typed|(?:un)?(?:checked|selected|expanded)))'
     r'|(?<=^page)\s+|\s+(?=remove \[)')
 
 
@@ -121,8 +124,10 @@ def invalid(state: str) -> str:
   return f'{INVALID}\n{body(state)}'
 
 
-def diff(old: str, new: str) -> str:
+def diff(old: str, new: str, typed: str = '') -> str:
   """The edit from old to new: words and changed lines, joined by newlines.
+
+  `typed` is the argument of the action between them, '' if it has none.
 
   The whole new page stands behind `page` where lines are not exact (they were
   reordered) or not shorter.
@@ -137,16 +142,18 @@ def diff(old: str, new: str) -> str:
   after = parse(new)
   kept = {e.id for e in after}
   edit = [f'{_REMOVE} [{i}]' for i in before if i not in kept]
-  edit += [_change(before.get(e.id), e) for e in after
-           if before.get(e.id) != e]
-  text = '\n'.join(edit)
+  changes = [_change(before.get(e.id), e, typed) for e in after
+             if before.get(e.id) != e]
+  checked = [c for c in changes if c.endswith('] checked')]
   whole = f'{_PAGE}\n{new}'
-  if not text or len(text) >= len(whole) or apply(old, text) != new:
-    return whole
-  return text
+  for lines_ in (edit + checked, edit + changes):
+    text = '\n'.join(lines_)
+    if text and len(text) < len(whole) and apply(old, text, typed) == new:
+      return text
+  return whole
 
 
-def apply(old: str, edit: str) -> str:
+def apply(old: str, edit: str, typed: str = '') -> str:
   """The state that the edit makes of old; raises StateError if it cannot."""
   if edit == OVER:
     return OVER
@@ -166,28 +173,30 @@ def apply(old: str, edit: str) -> str:
         raise StateError(f'removes what is not there: {line[:60]!r}')
       del elements[int(match[1])]
     else:
-      element = _changed(elements, line)
+      element = _changed(elements, line, typed)
+      if element.role == 'radio' and line.endswith('] checked'):
+        elements = {i: _marked(e, 'radio', '') for i, e in elements.items()}
       elements[element.id] = element   # a new id goes to the end
   return '\n'.join(map(str, elements.values()))
 
 
-def _change(old: Element | None, new: Element) -> str:
+def _change(old: Element | None, new: Element, typed: str) -> str:
   """One changed line, by its new value or mark alone where that is enough."""
   short = []
   if new.role in _HOLDERS:
-    short = [f'[{new.id}] = {new.value}'.rstrip()]
+    short = [f'[{new.id}] {_TYPED}', f'[{new.id}] = {new.value}'.rstrip()]
   for mark in _MARKS.get(new.role, ()):
     short = [f'[{new.id}] {mark}', f'[{new.id}] un{mark}']
   for line in short if old else ():
     try:
-      if _changed({old.id: old}, line) == new:
+      if _changed({old.id: old}, line, typed) == new:
         return line
     except StateError:
       continue
   return str(new)
 
 
-def _changed(elements: dict[int, Element], line: str) -> Element:
+def _changed(elements: dict[int, Element], line: str, typed: str) -> Element:
   """The element that one line of an edit makes."""
   match = _SHORT.fullmatch(line)
   if not match:
@@ -198,16 +207,23 @@ def _changed(elements: dict[int, Element], line: str) -> Element:
   old = elements.get(int(match[1]))
   if old is None:
     raise StateError(f'changes what is not there: {line[:60]!r}')
-  if match[2] is not None:
+  if match[2] is not None or match[3] == _TYPED:
     if old.role not in _HOLDERS:
       raise StateError(f'{old.role} holds no value: {line[:60]!r}')
+    value = typed if match[3] == _TYPED else match[2]
     head = old.body.partition('=')[0].rstrip()
-    options = old.body.partition(' options ')[1:]
+    options = ''.join(old.body.partition(' options ')[1:]).strip()
     return old._replace(body=' '.join(
-        part for part in (head, '=', match[2], ''.join(options).strip())
-        if part))
+        part for part in (head, '=', value, options) if part))
   mark = match[3].removeprefix('un')
   if mark not in _MARKS.get(old.role, ()):
     raise StateError(f'{old.role} cannot be {match[3]}')
-  head = ' '.join(part for part in (f'{old.role}:', old.name) if part)
-  return old._replace(body=head if match[3] != mark else f'{head} {mark}')
+  return _marked(old, old.role, '' if match[3] != mark else mark)
+
+
+def _marked(old: Element, role: str, mark: str) -> Element:
+  """The element with the mark, '' for none; as it is if of another role."""
+  if old.role != role:
+    return old
+  return old._replace(body=' '.join(
+      part for part in (f'{old.role}:', old.name, mark) if part))

@@ -1,0 +1,247 @@
+"""Training streams: what carries loss, and what is left out."""
+
+import dataclasses
+import types as builtin_types
+
+import numpy as np
+import pytest
+
+from dreamgym_jax import corpus, types
+from dreamgym_jax.stages import memory
+from dreamgym_jax.text import prompts, states
+from dreamgym_jax.text import tokenizer as tokenizers
+
+PAGE = '[1] textbox: =\n[2] button: Submit'
+KINDS = ('context', 'reasoning', 'state', 'flag', 'thought', 'action', 'task')
+
+
+def episode(name, seed=0, behaviour='expert', typed=None, **changes):
+  goal = f'Enter "{name}" into the text field and press Submit.'
+  typed = name if typed is None else typed
+  after = PAGE.replace('=', f'= {typed}')
+  win = float(typed == name)
+  yes = 'yes' if win else 'no'
+  task = types.Task('enter-text', seed, goal, PAGE)
+  steps = (
+      types.Transition(PAGE, 'tap', states.invalid(PAGE), 0.0, False, True),
+      types.Transition(states.invalid(PAGE), f'fill [1] {typed}', after, 0.0,
+                       False, reasoning='changes', thought=f'need {name}'),
+      types.Transition(after, 'click [2]', states.OVER, win, True,
+                       reasoning=f'need {name} have {typed} {yes}',
+                       thought='finish'))
+  return types.Episode(**{
+      'task': task, 'transitions': steps, 'source': types.REAL,
+      'behaviour': behaviour, 'episode_id': f'{seed}#{behaviour}', **changes})
+
+
+EPISODES = [episode('vina'), episode('karrie', 1),
+            episode('Agustina', 2, 'near_miss', 'Agustin'),
+            episode('Jerald', 3, 'random', 'field')]
+
+
+@pytest.fixture(scope='module')
+def prompt():
+  texts = [t for e in EPISODES for s in e.transitions
+           for t in (s.state, s.action, s.reasoning, e.task.instruction)]
+  return prompts.Prompts(tokenizers.train(texts * 3, 420))
+
+
+def weighted(stream):
+  return stream.tokens[stream.weight > 0].tolist()
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_weights_land_on_the_kind_that_was_named(prompt, kind):
+  index = KINDS.index(kind)
+  table = corpus.kind_weights(**{kind: 2.5})
+  assert table.tolist() == [2.5 * (i == index) for i in range(prompts.N_KINDS)]
+  task = EPISODES[0].task
+  for piece in (prompt.policy_stream(EPISODES[0]),
+                prompt.dream_stream(EPISODES[0], [[], [], []]),
+                prompt.task_stream([EPISODES[1].task], task)):
+    stream = corpus.to_stream(piece, table)
+    assert stream.tokens.tolist() == piece.ids
+    assert stream.weight.tolist() == [2.5 * (k == index) for k in piece.kinds]
+
+
+def test_a_kind_that_is_not_there_is_an_error():
+  with pytest.raises(AttributeError):
+    corpus.kind_weights(rewards=1)
+
+
+def test_the_experience_model_learns_what_it_writes(prompt):
+  """Eq. 5: reasoning, next state and flag of each well-formed action."""
+  weights = corpus.kind_weights(reasoning=1, state=1, flag=3)
+  streams = corpus.dream_streams(prompt, EPISODES, corpus.no_demos, weights)
+  assert len(streams) == len(EPISODES)
+  for e, stream in zip(EPISODES, streams, strict=True):
+    steps = e.transitions[1:]      # the first action is malformed
+    assert weighted(stream) == [
+        i for s in steps for i in prompt.dream_answer(s).ids]
+    flags = stream.tokens[stream.weight == 3].tolist()
+    assert flags == [prompt.dream_answer(s).ids[-1] for s in steps]
+
+
+def test_the_ablation_writes_no_reasons(prompt):
+  weights = corpus.kind_weights(reasoning=1, state=1, flag=1)
+  stream, = corpus.dream_streams(
+      prompt, EPISODES[:1], corpus.no_demos, weights, use_reasoning=False)
+  assert prompt.tok.tag['think'] not in stream.tokens
+  assert weighted(stream) == [
+      i for s in EPISODES[0].transitions[1:]
+      for i in prompt.dream_answer(s, use_reasoning=False).ids]
+
+
+LAST = EPISODES[0].transitions[2]
+
+
+@pytest.mark.parametrize('spoil', [
+    {'error': 'the browser was lost'},
+    {'transitions': ()},
+    {'transitions': (dataclasses.replace(LAST, reasoning=''),)},
+], ids=['a crash', 'no step', 'no reason'])
+def test_unusable_episodes_are_left_out(prompt, spoil):
+  bad = episode('vina', **spoil)
+  assert not corpus.is_usable(bad) and corpus.is_usable(EPISODES[0])
+  asked = []
+
+  def retrieve(episodes):
+    asked.extend(episodes)
+    return corpus.no_demos(episodes)
+
+  weights = corpus.kind_weights(state=1)
+  streams = corpus.dream_streams(
+      prompt, [bad, EPISODES[0], bad], retrieve, weights)
+  assert asked == [EPISODES[0]] and len(streams) == 1
+
+
+def test_a_malformed_action_needs_no_reason():
+  assert EPISODES[0].transitions[0].reasoning == ''
+  assert corpus.is_usable(EPISODES[0])
+
+
+def test_demos_are_dropped_from_a_share(prompt):
+  demo = corpus.make_demo(EPISODES[0].transitions[2])
+  tag = prompt.tok.tag['demo']
+
+  def shown(drop, seed=0):
+    streams = corpus.dream_streams(
+        prompt, EPISODES * 10, lambda es: [[[demo]] * 3 for _ in es],
+        corpus.kind_weights(state=1), drop_demos=drop, seed=seed)
+    return [(s.tokens == tag).sum() for s in streams]
+
+  assert set(shown(0.0)) == {2} and set(shown(1.0)) == {0}
+  some = shown(0.5)
+  assert set(some) == {0, 2} and some == shown(0.5) != shown(0.5, seed=1)
+
+
+def test_a_demo_shows_the_element_the_edit_and_the_end():
+  fill, click = EPISODES[0].transitions[1:]
+  assert corpus.make_demo(fill) == prompts.Demo(
+      'fill [1] vina', 'textbox: =', '[1] = vina', 0.0, False)
+  assert corpus.make_demo(click) == prompts.Demo(
+      'click [2]', 'button: Submit', 'over', 1.0, True)
+  # The step limit ends an episode; the page is not over.
+  cut = types.Transition(PAGE, 'click [1]', PAGE, 0.0, True)
+  assert corpus.make_demo(cut).done is False
+
+
+def test_the_task_generator_sees_others_of_the_family(prompt):
+  tasks = [e.task for e in EPISODES]
+  alone = types.Task('click-test', 0, 'Click the button.', PAGE)
+  weights = corpus.kind_weights(task=1)
+  streams = corpus.task_streams(prompt, [*tasks, alone], 20, 2, weights, 0)
+  assert len(streams) == 20
+  known = {(t.instruction, t.initial_state) for t in tasks}
+  seen = set()
+  for stream in streams:
+    target = prompt.parse_task(weighted(stream))
+    assert target in known
+    seen.add(target)
+    context = prompt.tok.split(stream.tokens[stream.weight == 0])
+    seeds = [text for name, text in context if name == 'seed']
+    assert len(seeds) == 2 and target[0] not in seeds
+  assert len(seen) > 1
+  assert not corpus.task_streams(prompt, [alone], 20, 1, weights, 0)
+
+
+def test_the_policy_is_cloned_thought_and_action(prompt):
+  weights = corpus.kind_weights(thought=1, action=1)
+  stream, = corpus.policy_streams(prompt, EPISODES[:1], weights)
+  assert weighted(stream) == [
+      i for s in EPISODES[0].transitions
+      for i in prompt.policy_reply(s.thought, s.action).ids]
+
+
+def test_the_base_is_not_taught_how_to_act(prompt):
+  """Of policies' streams only those of random actions carry loss."""
+  def acting(episodes):
+    streams = corpus.base_streams(prompt, episodes, 0)
+    return [s for s in streams if prompt.tok.tag['end'] in s.tokens
+            and prompt.tok.tag['seed'] not in s.tokens]
+
+  assert not acting(EPISODES[:3])
+  stream, = acting(EPISODES)
+  random = EPISODES[3]
+  assert weighted(stream) == [
+      i for s in random.transitions
+      for i in prompt.policy_reply('', s.action).ids]
+  text = prompt.tok.show(stream.tokens)
+  assert 'finish' not in text and 'need' not in text
+
+
+def test_the_base_learns_every_token_of_the_world(prompt):
+  streams = [s for s in corpus.base_streams(prompt, EPISODES, 0)
+             if prompt.tok.tag['end'] not in s.tokens]
+  assert len(streams) == len(EPISODES)
+  for stream in streams:
+    assert stream.weight.all()
+
+
+# -- retrieval for training: the rule against leaks ----------------------------
+
+
+def run_with(k, capacity=64):
+  replay = builtin_types.SimpleNamespace(
+      capacity=capacity, embedding=32, index='exact', min_confidence=0.9,
+      max_dreamed_share=0.5, k=k)
+  return builtin_types.SimpleNamespace(
+      config=builtin_types.SimpleNamespace(replay=replay, seed=0))
+
+
+def test_no_demo_comes_from_the_same_page():
+  """Names are unlike on every page, so that a demo tells where it is from."""
+  twins = EPISODES + [episode('vina', 0, 'near_miss', 'vin')]
+  names = {0: ('vina', 'vin'), 1: ('karrie',), 2: ('Agustin',), 3: ('field',)}
+  demos = memory.retrieve_all(run_with(3), twins)(twins)
+  count = 0
+  for e, of_steps in zip(twins, demos, strict=True):
+    assert len(of_steps) == len(e.transitions)
+    own = {f'fill [1] {n}' for n in names[e.task.seed]}
+    for shown in of_steps:
+      assert 0 < len(shown) <= 3
+      count += len(shown)
+      assert not own & {d.action for d in shown}
+  assert count > 20
+
+
+def test_no_demo_comes_from_another_family():
+  other = episode('vina', 7)
+  task = types.Task('login-user', 7, 'x', PAGE)
+  other = types.Episode(task, other.transitions, types.REAL, 'expert', 'o')
+  demos = memory.retrieve_all(run_with(3), [other, *EPISODES])([other])
+  assert demos == [[[], [], []]]
+
+
+def test_without_retrieval_there_are_no_demos():
+  assert memory.retrieve_all(run_with(0), EPISODES) is corpus.no_demos
+  assert memory.make_retrieve(None, 0)([EPISODES[0].task], ['s'], ['a']) == [[]]
+
+
+def test_crashed_episodes_are_not_retrieved():
+  crashed = [episode(n, i, error='lost') for i, n in enumerate('abc', 10)]
+  store = memory.open_replay(run_with(3), [*EPISODES, *crashed])
+  assert {e.task_id for e in store.entries()} == {
+      e.task.task_id for e in EPISODES}
+  assert np.isclose(len(store), sum(len(e.transitions) for e in EPISODES),
+                    atol=6)     # the same texts are kept once

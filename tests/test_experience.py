@@ -1,0 +1,312 @@
+"""The dream: a scripted sampler for its rules, a real one for its rows."""
+
+import jax
+import numpy as np
+import pytest
+
+from dreamgym_jax import experience, sampling, types
+from dreamgym_jax.models import transformer
+from dreamgym_jax.text import prompts, states
+from dreamgym_jax.text import tokenizer as tokenizers
+
+PAGE = '[1] textbox: =\n[2] button: Submit'
+FILLED = PAGE.replace('=', '= vina')
+GOAL = 'Enter "vina" into the text field and press Submit.'
+TASK = types.Task('enter-text', 0, GOAL, PAGE)
+SETTINGS = experience.Settings(max_steps=4, max_new=24)
+
+
+@pytest.fixture(scope='module')
+def prompt():
+  text = [PAGE, GOAL, 'fill [1] vina click [2] karrie press nothing changes',
+          'page same over invalid = need have yes no none'] * 3
+  return prompts.Prompts(tokenizers.train(text, 420))
+
+
+class Scripted:
+  """Answers with what it is told to, and remembers what it was asked."""
+
+  def __init__(self, prompt, answers):
+    """answers: (reasoning, edit, flag) one after the other, or raw ids."""
+    self.prompt, self.answers = prompt, list(answers)
+    self.calls, self.undone, self.started = [], [], []
+    self.stream = {}
+
+  def start(self, n):
+    self.started.append(n)
+    self.stream = {r: [] for r in range(n)}
+    self.last = {}
+
+  def fits(self, row, n):
+    return True
+
+  def fill(self, row):
+    return len(self.stream[row])
+
+  def turn(self, params, rows, inputs, **kw):
+    self.calls.append({'rows': list(rows), 'inputs': [*map(list, inputs)], **kw})
+    turns = []
+    for row, given in zip(rows, inputs, strict=True):
+      self.last[row] = (len(self.stream[row]) + len(given) - 1, given[-1])
+      answer = self.answers.pop(0)
+      if isinstance(answer, tuple):
+        reasoning, edit, flag = answer
+        tok = self.prompt.tok
+        answer = [*tok.encode(reasoning), tok.tag['edit'], *tok.encode(edit),
+                  tok.tag[flag]]
+      self.stream[row] += [*given, *answer]
+      turns.append(sampling.Turn(
+          np.array(answer, np.int32), np.zeros(len(answer), np.float32), True,
+          np.log(np.array([0.2, 0.7, 0.1], np.float32))))
+    return turns
+
+  def undo(self, rows):
+    self.undone.append(list(rows))
+    for row in rows:
+      del self.stream[row][self.last[row][0]:]
+    return [self.last[row][1] for row in rows]
+
+
+CHANGES = ('changes', '[1] = vina', 'cont')
+WIN = ('need vina have vina yes', 'over', 'win')
+LOSE = ('need vina have none no', 'over', 'lose')
+AGAINST_ITSELF = ('need vina have none no', 'over', 'win')
+RUBBISH = ('changes', 'rubbish', 'cont')
+
+
+def make(prompt, answers, settings=SETTINGS, n=1, retrieve=None):
+  sampler = Scripted(prompt, answers)
+  dream = experience.DreamWorld(
+      {}, sampler, prompt, retrieve or experience.no_retrieval, settings,
+      jax.random.key(0))
+  assert dream.reset([TASK] * n) == [TASK] * n
+  return dream, sampler
+
+
+def one(dream, action):
+  return dream.step([0], [action])[0]
+
+
+def test_a_dreamed_step_is_what_the_model_wrote(prompt):
+  dream, sampler = make(prompt, [CHANGES, WIN])
+  first, last = one(dream, 'fill [1] vina'), one(dream, 'click [2]')
+  assert first[:5] == (FILLED, 0.0, False, False, 'changes')
+  assert last[:5] == (states.OVER, 1.0, True, False, WIN[0])
+  assert first.success_prob == pytest.approx(0.7)
+  assert (dream.n_steps, dream.n_malformed) == (2, 0)
+  for call in sampler.calls:
+    assert call['temperature'] == 0.0 and call['max_new'] == 24
+    assert tuple(call['stop']) == tuple(call['watch']) == prompt.flags
+
+
+def test_the_stream_is_the_one_it_was_trained_on(prompt):
+  """What the sampler's row holds equals the training stream, token by token."""
+  dream, sampler = make(prompt, [
+      CHANGES, ('textbox takes no press', 'invalid', 'cont'), WIN])
+  steps, state = [], PAGE
+  for action in ('fill [1] vina', 'tap', 'press [2] x', 'click [2]'):
+    o = one(dream, action)
+    steps.append(types.Transition(state, action, o.state, o.reward, o.done,
+                                  o.is_invalid, o.reasoning))
+    state = o.state
+  episode = types.Episode(TASK, tuple(steps), types.DREAMED, 'policy', 'e')
+  wanted = prompt.dream_stream(episode, [[]] * 4).ids
+  assert sampler.stream[0] == wanted
+
+
+def test_malformed_actions_are_invalid_by_rule(prompt):
+  dream, sampler = make(prompt, [])
+  for action in ('tap', '', 'click', 'click [1] x', 'fill vina'):
+    assert not sampler.calls
+    dream.reset([TASK])
+    seen = one(dream, action)
+    assert seen == types.Observation(
+        states.invalid(PAGE), is_invalid=True, reasoning='malformed action')
+
+
+def test_an_invalid_action_is_told_with_the_next(prompt):
+  dream, sampler = make(prompt, [CHANGES, CHANGES])
+  one(dream, 'fill [1] vina')
+  one(dream, 'tap')
+  one(dream, 'fill [1] vina')
+  text = prompt.tok.show(sampler.calls[1]['inputs'][0])
+  assert text.startswith(f'<page> [1] textbox: = vina') or (
+      states.INVALID in text)
+  assert 'tap' not in text and '<act>' in text
+
+
+def test_a_malformed_answer_is_asked_again_once(prompt):
+  dream, sampler = make(prompt, [RUBBISH, CHANGES, WIN])
+  seen = one(dream, 'fill [1] vina')
+  assert seen.state == FILLED and not seen.is_malformed
+  assert dream.n_malformed == 1 and sampler.undone == [[0]]
+  first, again = sampler.calls
+  assert again['inputs'] == [[first['inputs'][0][-1]]]
+  assert (first['temperature'], again['temperature']) == (0.0, 1.0)
+  assert first['streams'] != again['streams']
+  # The stream holds the second answer only.
+  assert 'rubbish' not in prompt.tok.show(sampler.stream[0])
+  assert one(dream, 'click [2]').reward == 1.0
+
+
+@pytest.mark.parametrize('bad', [
+    RUBBISH, AGAINST_ITSELF, ('changes', 'same', 'win'), [], [5],
+    ('changes', 'remove [9]', 'cont'), ('changes', 'over', 'cont')])
+def test_malformed_twice_ends_the_episode_without_a_reward(prompt, bad):
+  dream, sampler = make(prompt, [bad, bad])
+  seen = one(dream, 'click [2]')
+  assert seen.is_malformed and seen.done and seen.reward == 0.0
+  assert seen.state == PAGE and not seen.is_invalid and seen.reasoning
+  assert len(sampler.calls) == 2
+
+
+def test_only_the_rows_that_failed_are_asked_again(prompt):
+  dream, sampler = make(
+      prompt, [CHANGES, RUBBISH, LOSE, RUBBISH, AGAINST_ITSELF, CHANGES], n=4)
+  seen = dream.step([0, 1, 2, 3], ['fill [1] vina'] * 4)
+  assert [o.is_malformed for o in seen] == [False, True, False, False]
+  assert sampler.undone == [[1, 3]] and sampler.calls[1]['rows'] == [1, 3]
+  assert seen[2][:3] == (states.OVER, 0.0, True)
+
+
+def test_rows_are_told_apart(prompt):
+  dream, sampler = make(prompt, [CHANGES, WIN], n=3)
+  seen = dream.step([2, 1, 0], ['fill [1] vina', 'tap', 'click [2]'])
+  assert [o.state for o in seen] == [FILLED, states.invalid(PAGE), states.OVER]
+  assert sampler.calls[0]['rows'] == [2, 0]
+  assert len(set(sampler.calls[0]['streams'])) == 2
+
+
+def test_the_step_limit_ends_the_episode_as_a_failure(prompt):
+  dream, _ = make(prompt, [CHANGES, ('changes', 'same', 'cont'), CHANGES])
+  done = [one(dream, a).done for a in ('fill [1] vina', 'tap', 'click [1]')]
+  last = one(dream, 'click [1]')
+  assert done == [False] * 3 and last.done
+  assert last.reward == 0.0 and last.state == FILLED and not last.is_malformed
+  dream.reset([TASK])
+  assert not one(dream, 'tap').done     # the count starts anew
+
+
+def test_a_malformed_action_can_be_the_last_one(prompt):
+  dream, _ = make(prompt, [])
+  assert [one(dream, 'tap').done for _ in range(4)] == [False] * 3 + [True]
+
+
+def test_follow_puts_a_row_on_a_given_page(prompt):
+  dream, sampler = make(prompt, [('nothing changes', 'same', 'cont'), CHANGES])
+  one(dream, 'click [1]')
+  real = PAGE.replace('Submit', 'karrie')
+  dream.follow([0], [real])
+  seen = one(dream, 'fill [1] vina')
+  assert seen.state == real.replace('=', '= vina')
+  asked = prompt.tok.show(sampler.calls[1]['inputs'][0])
+  assert asked.startswith('<page> [1] textbox: = | [2] button: karrie')
+
+
+def test_unchanged_pages_are_not_printed_again(prompt):
+  dream, sampler = make(prompt, [('nothing changes', 'same', 'cont'), CHANGES])
+  one(dream, 'click [1]')
+  one(dream, 'fill [1] vina')
+  first, then = (prompt.tok.show(c['inputs'][0]) for c in sampler.calls)
+  assert GOAL in first and then.startswith('<page> same <act>')
+
+
+def test_retrieved_transitions_stand_beside_the_action(prompt):
+  asked = []
+  demo = prompts.Demo('click [2]', 'button: karrie', 'over', 1.0, True)
+
+  def retrieve(tasks, states_, actions_):
+    asked.append((list(tasks), list(states_), list(actions_)))
+    return [[demo] for _ in tasks]
+
+  dream, sampler = make(prompt, [CHANGES, WIN], n=2, retrieve=retrieve)
+  dream.step([0, 1], ['fill [1] vina', 'tap'])
+  dream.step([0], ['click [2]'])
+  assert asked == [([TASK], [PAGE], ['fill [1] vina']),
+                   ([TASK], [FILLED], ['click [2]'])]
+  text = prompt.tok.show(sampler.calls[0]['inputs'][0])
+  assert ('<hit> textbox: = <demo> click button: karrie <edit> over <win> '
+          '<think>') in text
+
+
+def test_without_reasoning_the_answer_starts_with_the_edit(prompt):
+  tok = prompt.tok
+  bare = [*tok.encode('[1] = vina'), tok.tag['cont']]
+  dream, sampler = make(
+      prompt, [bare], SETTINGS._replace(use_reasoning=False))
+  seen = one(dream, 'fill [1] vina')
+  assert seen.state == FILLED and seen.reasoning == ''
+  assert sampler.calls[0]['inputs'][0][-1] == tok.tag['edit']
+
+
+# -- with a model --------------------------------------------------------------
+
+
+CAPACITY = 256
+
+
+@pytest.fixture(scope='module')
+def model(prompt):
+  cfg = transformer.ModelConfig(
+      V=prompt.tok.vocab_size, D=16, N=1, H=2, K=1, d=8, F=16)
+  params = jax.jit(transformer.init, static_argnums=1)(jax.random.key(3), cfg)
+  return cfg, params
+
+
+def real_dream(prompt, model, capacity=CAPACITY):
+  cfg, params = model
+  sampler = sampling.Sampler(
+      cfg, 3, capacity, row_buckets=(3,), token_buckets=(64,),
+      column_buckets=(0, capacity))
+  settings = experience.Settings(max_steps=3, max_new=8)
+  return experience.DreamWorld(params, sampler, prompt,
+                               experience.no_retrieval, settings,
+                               jax.random.key(1))
+
+
+TASKS = [types.Task('enter-text', i, GOAL.replace('vina', name), PAGE)
+         for i, name in enumerate(('vina', 'karrie', 'need'))]
+
+
+def dreamed(dream, rows):
+  dream.reset(TASKS)
+  out = []
+  for action in ('fill [1] vina', 'tap', 'click [2]'):
+    out.append(dream.step(rows, [action] * len(rows)))
+  return {r: [o[i] for o in out] for i, r in enumerate(rows)}
+
+
+def test_a_row_is_the_same_alone_and_in_a_batch(prompt, model):
+  dream = real_dream(prompt, model)
+  dream.reset(TASKS)            # so that the next are resets 2, of each
+  together = dreamed(dream, [0, 1, 2])
+  assert any(o.is_malformed for rows in together.values() for o in rows)
+  for row in (2, 0):
+    alone = real_dream(prompt, model)
+    alone.reset(TASKS)
+    assert dreamed(alone, [row])[row] == together[row]
+
+
+def test_a_full_stream_ends_one_episode_and_not_the_run(prompt, model):
+  dream = real_dream(prompt, model, capacity=96)
+  dream.reset(TASKS)
+  for _ in range(3):
+    seen = dream.step([0, 1, 2], ['fill [1] ' + 'karrie' * 4] * 3)
+  assert all(o.done and not o.reward for o in seen)
+
+
+def test_proposals_are_read_or_say_why_not(prompt):
+  tok = prompt.tok
+  good = [*tok.encode(GOAL), tok.tag['page'], *tok.encode(PAGE),
+          tok.tag['end']]
+  sampler = Scripted(prompt, [good, good[:-1]])
+  seeds = [[TASK], [TASKS[1]]]
+  kept, dropped = experience.propose_tasks(
+      {}, sampler, prompt, seeds, jax.random.key(0), 0.8, 99)
+  assert kept == experience.Proposal((TASK,), GOAL, PAGE)
+  assert dropped.parents == (TASKS[1],) and dropped.error
+  assert not dropped.instruction
+  call, = sampler.calls
+  assert call['inputs'] == [prompt.task_ask(s) for s in seeds]
+  assert call['temperature'] == 0.8 and call['max_new'] == 99
+  assert sampler.started == [2]
