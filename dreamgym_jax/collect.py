@@ -52,7 +52,8 @@ class Actor:
     that looked again would mend it, and few episodes would fail at the end.
     """
     self._step += 1
-    thought, advice = self._expert(self._task, state)
+    thought, wanted = self._expert(self._task, state)
+    advice = wanted
     following = ''
     if self._step < len(self._script):
       advice = self._script[self._step]
@@ -60,7 +61,7 @@ class Actor:
     action = behaviours_lib.choose(
         self._behaviour, advice, state, self._task.instruction, self._rng,
         step=self._step, plan=self._plan, next_action=following)
-    return thought if action == advice else '', action
+    return thought if action == wanted else '', action
 
 
 def script(task: types.Task, expert: Expert) -> list[str]:

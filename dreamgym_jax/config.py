@@ -199,7 +199,7 @@ def validate(config: D) -> None:
   for key, value in flat.items():
     if isinstance(value, bool) or not isinstance(value, int | float):
       continue
-    if value < 0 or (value == 0 and key not in _SHARES
+    if not value >= 0 or (value == 0 and key not in _SHARES
                      and key not in _MAY_BE_ZERO):
       raise ConfigError(f'{key}={value!r}: must be positive')
   if not flat['shipped']:
@@ -207,6 +207,8 @@ def validate(config: D) -> None:
       if flat[key] == 'shipped':
         raise ConfigError(f"{key}='shipped' but nothing shipped is used: "
                           f"set {key}='base' or shipped='web'")
+  if flat['experience.task_share'] == 1:
+    raise ConfigError('experience.task_share=1: leaves nothing for Eq. 5')
   both = set(flat['env.families']) & set(flat['env.held_out_families'])
   if both:
     raise ConfigError(f'env.held_out_families: {sorted(both)} are also '

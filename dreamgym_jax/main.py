@@ -18,7 +18,7 @@ _MODES = {
     'report': 'draw report.html of a workdir again',
 }
 _CONFIG = config_flags.DEFINE_config_file(
-    'config', _DEFAULT,
+    'config', None,
     'Config file, with a size behind a colon: configs/webarena.py:tiny '
     '(default), :scratch (nothing shipped is used) or :smoke. Any key can be '
     'set: --config.rl.lr=1e-4. Every key with its default and meaning is in '
@@ -75,13 +75,22 @@ def _main(argv: list[str]) -> None:
 
 def _parse(argv: list[str]) -> list[str]:
   """Flags; what is wrong with them in a line instead of a traceback."""
+  if not any(a.partition('=')[0] in ('--config', '-config') for a in argv):
+    # First, and as a flag: a default is read before overrides can fail well.
+    argv = [argv[0], f'--config={_DEFAULT}', *argv[1:]]
   try:
     return flags.FLAGS(argv)
   except (flags.Error, AttributeError, KeyError, TypeError) as error:
-    lines = str(error).strip('"').splitlines() or [repr(error)]
-    told = [line for line in lines if 'ConfigError:' in line]
-    sys.exit(f'{type(error).__name__}: {(told or lines)[-1].strip()}\n'
-             'See --help; every config key is in dreamgym_jax/config.py.')
+    sys.exit(_told(error))
+
+
+def _told(error: Exception) -> str:
+  """The lines of a flag's error that are for the user."""
+  lines = [line.strip() for line in str(error).strip('"').splitlines()]
+  # An error inside the config file comes as a traceback: its last line tells.
+  told = [line for line in lines if 'Error:' in line] or lines[:1]
+  return (f'{type(error).__name__}: {told[-1] if told else error!r}\n'
+          'See --help; every config key is in dreamgym_jax/config.py.')
 
 
 def main() -> None:

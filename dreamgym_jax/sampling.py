@@ -62,7 +62,7 @@ class Sampler:
     self._column_buckets = _ladder(column_buckets, capacity)
     self._extend_rows = min(_EXTEND_ROWS, n_rows)
     cache = transformer.empty_cache(cfg, n_rows, capacity)
-    self._device = (cache.k_NxBxSxKxd, cache.v_NxBxSxKxd,
+    self._device = (cache.k_NxBxKxSxd, cache.v_NxBxKxSxd,
                     jnp.zeros((n_rows, cfg.D), cfg.dtype))
     self.start(n_rows)
 

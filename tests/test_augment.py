@@ -179,7 +179,8 @@ def test_the_renamed_stream_parses_back(episodes, renamer):
   for family in ('choose-list', 'click-checkboxes', 'read-table'):
     for _, new in renamed(renamer, episodes[family][:4]):
       for step in new.transitions:
-        answer = prompt.parse_answer(prompt.dream_answer(step).ids, step.state)
+        answer = prompt.parse_answer(prompt.dream_answer(step).ids, step.state,
+                                     step.action)
         assert answer.next_state == step.next_state
         assert answer.reasoning == step.reasoning
         assert prompt.parse_reply(prompt.policy_reply(

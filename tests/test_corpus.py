@@ -138,7 +138,7 @@ def test_demos_are_dropped_from_a_share(prompt):
 def test_a_demo_shows_the_element_the_edit_and_the_end():
   fill, click = EPISODES[0].transitions[1:]
   assert corpus.make_demo(fill) == prompts.Demo(
-      'fill [1] vina', 'textbox: =', '[1] = vina', 0.0, False)
+      'fill [1] vina', 'textbox: =', '[1] typed', 0.0, False)
   assert corpus.make_demo(click) == prompts.Demo(
       'click [2]', 'button: Submit', 'over', 1.0, True)
   # The step limit ends an episode; the page is not over.

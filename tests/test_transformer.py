@@ -176,7 +176,7 @@ def test_ragged_extend_equals_each_row_alone(params):
     for b in range(3):
       if lens[b] == 0:  # untouched, bit for bit
         np.testing.assert_array_equal(
-            cache.k_NxBxSxKxd[:, b], before.k_NxBxSxKxd[:, b])
+            cache.k_NxBxKxSxd[:, b], before.k_NxBxKxSxd[:, b])
       else:
         end = int(at[b, 0]) + lens[b]
         np.testing.assert_allclose(

@@ -20,6 +20,7 @@ from dreamgym_jax.text import actions, states
 # Names on more than this share of a family's pages belong to the page's
 # template ('Submit', 'Username') and are tied to the instruction's wording.
 _STRUCTURAL_SHARE = 0.2
+_WORD = re.compile(r"\w[\w']*")
 _LETTERS = string.ascii_letters + string.digits
 
 
@@ -115,7 +116,10 @@ def make_renamer(episodes: Sequence[types.Episode]) -> Renamer:
   pages: dict[str, dict[str, set[str]]] = {}
   for episode in episodes:
     page = pages.setdefault(episode.task.family, {})
-    page.setdefault(episode.task.task_id, set()).update(entities(episode))
+    # The instruction's words count too: those of its template are on every
+    # page, and a policy may well have typed one of them.
+    page.setdefault(episode.task.task_id, set(
+        _WORD.findall(episode.task.instruction))).update(entities(episode))
   structural, pool = {}, set()
   for family, by_page in pages.items():
     counts = Counter(n for names in by_page.values() for n in names)

@@ -132,7 +132,7 @@ def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw, *,
           jnp.zeros(R, jnp.int32), left_R > 0))
   cache = transformer.write(cache, row_R, s.recent, s.len_R)
   last_BxD = last_BxD.at[row_R].set(s.x_RxD, mode='drop')
-  return (cache.k_NxBxSxKxd, cache.v_NxBxSxKxd, last_BxD,
+  return (cache.k_NxBxKxSxd, cache.v_NxBxKxSxd, last_BxD,
           (s.tok_RxC, s.logp_RxC, s.watch_RxW, s.len_R))
 
 
@@ -155,7 +155,7 @@ def extend(params, k, v, last_BxD, fill_B, row_R, tok_RxT, len_R, *, cfg,
   end = jnp.maximum(len_R - 1, 0)[:, None, None]
   x_RxD = jnp.take_along_axis(x_RxTxD, end, 1)[:, 0]
   last_BxD = last_BxD.at[row_R].set(x_RxD, mode='drop')
-  return cache.k_NxBxSxKxd, cache.v_NxBxSxKxd, last_BxD, logp_RxT
+  return cache.k_NxBxKxSxd, cache.v_NxBxKxSxd, last_BxD, logp_RxT
 
 
 @functools.partial(
@@ -164,8 +164,8 @@ def extend(params, k, v, last_BxD, fill_B, row_R, tok_RxT, len_R, *, cfg,
 def copy(k, v, last_BxD, from_R, to_R, *, columns):
   """Rows `to_R` become copies of rows `from_R`, up to `columns`."""
   def put(x):
-    rows = x[:, :, :columns].at[:, from_R].get(mode='clip')
-    return x.at[:, to_R, :columns].set(rows, mode='drop')
+    rows = x[:, :, :, :columns].at[:, from_R].get(mode='clip')
+    return x.at[:, to_R, :, :columns].set(rows, mode='drop')
 
   return put(k), put(v), last_BxD.at[to_R].set(
       last_BxD.at[from_R].get(mode='clip'), mode='drop')

@@ -53,8 +53,8 @@ class ModelConfig:
 class Cache(NamedTuple):
   """Keys and values of B append-only rows, each with its own length."""
 
-  k_NxBxSxKxd: jax.Array
-  v_NxBxSxKxd: jax.Array
+  k_NxBxKxSxd: jax.Array
+  v_NxBxKxSxd: jax.Array
   fill_B: jax.Array         # int32, next free column of each row
 
 
@@ -224,7 +224,7 @@ def logp_entropy(
 
 def empty_cache(cfg: ModelConfig, B: int, S: int) -> Cache:
   """B empty rows with room for S tokens each."""
-  shape = (cfg.N, B, S, cfg.K, cfg.d)
+  shape = (cfg.N, B, cfg.K, S, cfg.d)
   return Cache(jnp.zeros(shape, cfg.dtype), jnp.zeros(shape, cfg.dtype),
                jnp.zeros(B, jnp.int32))
 
@@ -238,17 +238,15 @@ def unstack(params: Params, cfg: ModelConfig) -> tuple[Params, ...]:
 
 def read(cache: Cache, row_R: jax.Array, columns: int) -> Past:
   """The first `columns` columns of these rows; a row >= B reads as empty."""
-  N, _, _, K, d = cache.k_NxBxSxKxd.shape
-  R, S = row_R.shape[0], columns
-  fill_R = cache.fill_B.at[row_R].get(mode='fill', fill_value=0)
+  N, fill_R = cache.k_NxBxKxSxd.shape[0], cache.fill_B.at[row_R].get(
+      mode='fill', fill_value=0)
 
-  def rows(x_NxBxSxKxd):
-    x = x_NxBxSxKxd[:, :, :S].at[:, row_R].get(mode='clip')
-    return x.reshape(N, R, S, K, d)
+  def rows(x_NxBxKxSxd):
+    return [x_NxBxKxSxd[i, :, :, :columns].at[row_R].get(mode='clip')
+            for i in range(N)]
 
-  k = rows(cache.k_NxBxSxKxd).transpose(0, 1, 3, 4, 2)
-  v = rows(cache.v_NxBxSxKxd).swapaxes(2, 3)
-  return Past(tuple(k), tuple(v), fill_R)
+  k = [x.swapaxes(2, 3) for x in rows(cache.k_NxBxKxSxd)]
+  return Past(tuple(k), tuple(rows(cache.v_NxBxKxSxd)), fill_R)
 
 
 def empty_recent(cfg: ModelConfig, R: int, C: int) -> Recent:
@@ -301,16 +299,19 @@ def write(
   Rows >= B, columns past len_R and columns past the capacity are dropped:
   the caller checks that there is room.
   """
-  C, S = recent.k[0].shape[1], cache.k_NxBxSxKxd.shape[2]
+  C, S = recent.k[0].shape[1], cache.k_NxBxKxSxd.shape[3]
   fill_R = cache.fill_B.at[row_R].get(mode='fill', fill_value=0)
   c_C = jnp.arange(C)[None]
   col_RxC = jnp.where(c_C < len_R[:, None], fill_R[:, None] + c_C, S)
 
   def put(x, new):
-    return x.at[:, row_R[:, None], col_RxC].set(jnp.stack(new), mode='drop')
+    # The indexed axes come first: [R, C, N, K, d].
+    new_RxCxNxKxd = jnp.stack(new, 2)
+    return x.at[:, row_R[:, None], :, col_RxC].set(
+        new_RxCxNxKxd, mode='drop')
 
-  return Cache(put(cache.k_NxBxSxKxd, recent.k),
-               put(cache.v_NxBxSxKxd, recent.v),
+  return Cache(put(cache.k_NxBxKxSxd, recent.k),
+               put(cache.v_NxBxKxSxd, recent.v),
                cache.fill_B.at[row_R].add(len_R, mode='drop'))
 
 
@@ -328,7 +329,7 @@ def extend(
   """
   if row_R is None:
     row_R = jnp.arange(cache.fill_B.shape[0])
-  S = cache.k_NxBxSxKxd.shape[2] if columns is None else columns
+  S = cache.k_NxBxKxSxd.shape[3] if columns is None else columns
   past = read(cache, row_R, S)
   recent = empty_recent(cfg, *tok_RxT.shape)
   x, recent = append(params, unstack(params, cfg), past, recent, tok_RxT, 0,

@@ -27,7 +27,7 @@ _ROLE = re.compile(r'\w+:')
 
 
 class TokenizerError(ValueError):
-  """No usable tokenizer model at the given path."""
+  """No usable tokenizer model, or none that can be trained."""
 
 
 def spaced(text: str) -> str:
@@ -102,7 +102,7 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
   """Learns the pieces from texts; the model is a function of them alone."""
   model = io.BytesIO()
   lines = sorted({spaced(t) for t in texts if t})
-  sentencepiece.SentencePieceTrainer.train(
+  options = dict(
       sentence_iterator=iter(lines), model_writer=model,
       vocab_size=vocab_size, model_type='bpe', character_coverage=1.0,
       byte_fallback=True, split_digits=True, hard_vocab_limit=False,
@@ -110,6 +110,12 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
       pad_id=0, unk_id=1, bos_id=-1, eos_id=-1, control_symbols=list(TAGS),
       user_defined_symbols=[f'▁[{i}]' for i in range(1, MAX_ELEMENTS + 1)],
       num_threads=1, minloglevel=2)
+  try:
+    sentencepiece.SentencePieceTrainer.train(**options)
+  except RuntimeError as error:
+    raise TokenizerError(
+        f'cannot train with tokenizer.vocab_size={vocab_size}: {error}'
+    ) from None
   return Tokenizer(model.getvalue())
 
 
