@@ -132,8 +132,8 @@ def defaults() -> D:
   c.rl = D()                        # GRPO, in any world
   c.rl.tasks = 20                   # J
   c.rl.group = 8                    # G
-  c.rl.lr = 2e-4
-  c.rl.updates = 2                  # minibatches of an iteration
+  c.rl.lr = 4e-4
+  c.rl.updates = 4                  # minibatches of an iteration
   c.rl.clip_low, c.rl.clip_high = 0.2, 0.28
   c.rl.kl_coef = 0.005              # k3 to the warm-up policy
   c.rl.entropy_coef = 0.0
@@ -144,7 +144,6 @@ def defaults() -> D:
 
   c.dream = D()
   c.dream.iterations = 40
-  c.dream.gate_every = 0            # iterations; 0 = only before
 
   c.transfer = D()                  # DreamGym-S2R
   c.transfer.transitions = 2_000    # real budget
@@ -161,6 +160,7 @@ def defaults() -> D:
   c.report = D()
   c.report.episodes = 10            # dreamed ones in full
   c.checkpoint_every = 10           # RL iterations
+  c.lock()
   return c
 
 
@@ -183,7 +183,7 @@ _CHOICES = {
     'experience.init': ('shipped', 'base'), 'warmup.init': ('shipped', 'base'),
 }
 _MAY_BE_ZERO = {'seed', 'replay.k', 'rl.kl_coef', 'rl.entropy_coef',
-                'rl.invalid_penalty', 'gate.remedies', 'dream.gate_every',
+                'rl.invalid_penalty', 'gate.remedies',
                 'evaluate.temperature', 'dream.iterations', 'gate.gap'}
 
 

@@ -13,7 +13,8 @@ PAGE = '[1] textbox: =\n[2] button: Submit'
 FILLED = PAGE.replace('=', '= vina')
 GOAL = 'Enter "vina" into the text field and press Submit.'
 TASK = types.Task('enter-text', 0, GOAL, PAGE)
-SETTINGS = experience.Settings(max_steps=4, max_new=24)
+SETTINGS = experience.Settings(max_steps=4, max_new=24,
+                               retry_temperature=0.7)
 
 
 @pytest.fixture(scope='module')
@@ -142,7 +143,7 @@ def test_a_malformed_answer_is_asked_again_once(prompt):
   assert dream.counts['malformed'] == 1 and sampler.undone == [[0]]
   first, again = sampler.calls
   assert again['inputs'] == [[first['inputs'][0][-1]]]
-  assert (first['temperature'], again['temperature']) == (0.0, 1.0)
+  assert (first['temperature'], again['temperature']) == (0.0, 0.7)
   assert first['streams'] != again['streams']
   # The stream holds the second answer only.
   assert 'rubbish' not in prompt.tok.show(sampler.stream[0])
@@ -180,7 +181,7 @@ def test_rows_are_told_apart(prompt):
 def test_the_step_limit_ends_the_episode_as_a_failure(prompt):
   dream, _ = make(prompt, [CHANGES, ('changes', 'same', 'cont'), CHANGES])
   done = [one(dream, a).done for a in ('fill [1] vina', 'tap', 'click [1]')]
-  last = one(dream, 'click [1]')
+  last = one(dream, 'fill [1] vina')
   assert done == [False] * 3 and last.done
   assert last.reward == 0.0 and last.state == FILLED and not last.is_malformed
   dream.reset([TASK])
@@ -242,7 +243,7 @@ def test_without_reasoning_the_answer_starts_with_the_edit(prompt):
 # -- with a model --------------------------------------------------------------
 
 
-CAPACITY = 256
+CAPACITY = 128
 
 
 @pytest.fixture(scope='module')
@@ -253,11 +254,11 @@ def model(prompt):
   return cfg, params
 
 
-def real_dream(prompt, model, capacity=CAPACITY):
+def real_dream(prompt, model):
   cfg, params = model
   sampler = sampling.Sampler(
-      cfg, 3, capacity, row_buckets=(3,), token_buckets=(64,),
-      column_buckets=(0, capacity))
+      cfg, 3, CAPACITY, row_buckets=(3,), token_buckets=(64,),
+      column_buckets=(0, CAPACITY))
   settings = experience.Settings(max_steps=3, max_new=8)
   return experience.DreamWorld(params, sampler, prompt,
                                experience.no_retrieval, settings,
@@ -288,11 +289,13 @@ def test_a_row_is_the_same_alone_and_in_a_batch(prompt, model):
 
 
 def test_a_full_stream_ends_one_episode_and_not_the_run(prompt, model):
-  dream = real_dream(prompt, model, capacity=96)
+  dream = real_dream(prompt, model)
   dream.reset(TASKS)
   for _ in range(3):
-    seen = dream.step([0, 1, 2], ['fill [1] ' + 'karrie' * 4] * 3)
-  assert all(o.done and not o.reward for o in seen)
+    seen = dream.step([0, 1, 2], ['fill [1] ' + 'karrie ' * 30] * 3)
+  for o in seen:
+    assert o.done and o.is_malformed and not o.reward
+    assert 'full' in o.reasoning
 
 
 def test_proposals_are_read_or_say_why_not(prompt):

@@ -13,8 +13,6 @@ from dreamgym_jax.data import batches
 from dreamgym_jax.models import transformer
 
 CFG = transformer.ModelConfig(V=16, D=16, N=1, H=2, K=1, d=8, F=32)
-
-
 SHAPE = dict(rows=2, length=40, positions=64)  # one shape, few compilations
 
 
@@ -70,9 +68,6 @@ def assert_close(a, b, atol=1e-6):
   jax.tree.map(
       functools.partial(np.testing.assert_allclose, atol=atol, rtol=1e-5), a, b
   )
-
-
-# --- supervised ------------------------------------------------------------
 
 
 def test_sft_overfits_one_small_batch():
@@ -219,9 +214,6 @@ def test_resumed_training_is_the_straight_run():
   saved = jax.tree.map(np.array, half)  # as through a checkpoint
   resumed, _ = run(jax.tree.map(jnp.asarray, saved), cursor, 5)
   jax.tree.map(np.testing.assert_array_equal, straight, resumed)
-
-
-# --- GRPO ------------------------------------------------------------------
 
 
 def test_grpo_metrics_on_policy():

@@ -7,6 +7,7 @@ are those of train.EXPECTED, which the command prints without a traceback.
 import gzip
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -117,28 +118,29 @@ def episodes() -> list[types.Episode]:
 
 
 @pytest.fixture(scope='module')
-def trained() -> tokenizer.Tokenizer:
-  return tokenizer.train([PAGE, 'Click Yes', 'Click No need have'] * 20, 400)
-
-
-@pytest.fixture
-def workdir(tmp_path, trained) -> pathlib.Path:
-  """A workdir in which everything before the gate is done and sound."""
-  c, path = smoke(), tmp_path / 'run'
+def sound(tmp_path_factory) -> pathlib.Path:
+  """A workdir in which everything before the gate is done."""
+  c, path = smoke(), tmp_path_factory.mktemp('sound') / 'run'
   for stage in PRETRAINED:
     checkpoint.write_json_atomic(
         path / 'stages' / f'{stage}.json',
         {'stage': stage, 'seconds': 1.0, 'result': {'transitions': 1}})
   trajectories.write_jsonl(path / runs.OFFLINE, episodes())
-  (path / runs.TOKENIZER).write_bytes(trained.model)
+  tok = tokenizer.train([PAGE, 'Click Yes', 'Click No need have'] * 20, 400)
+  (path / runs.TOKENIZER).write_bytes(tok.model)
   m = c.model
   cfg = transformer.ModelConfig(
-      V=trained.vocab_size, D=m.D, N=m.N, H=m.H, K=m.K, d=m.d, F=m.F,
+      V=tok.vocab_size, D=m.D, N=m.N, H=m.H, K=m.K, d=m.d, F=m.F,
       rope_theta=m.rope_theta, dtype=m.dtype, remat=m.remat)
   params = transformer.init(jax.random.key(0), cfg)
   for name in ('base', 'experience', 'warmup'):
     weights.save(path / f'{name}.safetensors', params, cfg, {})
   return path
+
+
+@pytest.fixture
+def workdir(sound, tmp_path) -> pathlib.Path:
+  return shutil.copytree(sound, tmp_path / 'run')
 
 
 def refuse(workdir: pathlib.Path, c: config.D | None = None,

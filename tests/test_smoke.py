@@ -242,9 +242,10 @@ def learning_flags() -> list[str]:
       'checkpoint_every': 1}.items())]
 
 
-def plant(workdir: pathlib.Path) -> pathlib.Path:
+@pytest.fixture(scope='session')
+def planted(tmp_path_factory) -> pathlib.Path:
   """A workdir of which only the dream and the transfer are still to do."""
-  workdir.mkdir(parents=True)
+  workdir = tmp_path_factory.mktemp('planted')
   episodes = trajectories.read_jsonl(SHIPPED / 'offline.jsonl.gz')
   chosen = [e for e in episodes
             if e.task.family in FAMILIES and e.task.seed < 40]
@@ -259,16 +260,18 @@ def plant(workdir: pathlib.Path) -> pathlib.Path:
 
 
 @pytest.fixture(scope='session')
-def straight(tmp_path_factory) -> pathlib.Path:
-  workdir = plant(tmp_path_factory.mktemp('straight') / 'run')
+def straight(planted, tmp_path_factory) -> pathlib.Path:
+  workdir = tmp_path_factory.mktemp('straight') / 'run'
+  shutil.copytree(planted, workdir)
   run(workdir, *learning_flags())
   return workdir
 
 
 @pytest.fixture(scope='session')
-def resumed(tmp_path_factory) -> pathlib.Path:
+def resumed(planted, tmp_path_factory) -> pathlib.Path:
   """The same, killed after two iterations of the dream, and started again."""
-  workdir = plant(tmp_path_factory.mktemp('resumed') / 'run')
+  workdir = tmp_path_factory.mktemp('resumed') / 'run'
+  shutil.copytree(planted, workdir)
   run_and_kill(workdir, workdir / 'checkpoints' / 'dream' / '2',
                *learning_flags())
   assert not (workdir / 'stages' / 'dream.json').exists()

@@ -42,13 +42,13 @@ def gate_stage(run: runs.Run, cast: casts.Cast) -> None:
       n_real += sum(len(e.transitions) for e in own)
       model = _remedy(run, cast, model, own, round_)
     passed = gate.passing(verdicts)
-    if len(gates) > 1:    # only now: a killed stage measures the same again
-      run.save_params('experience', model, cast.model_config,
-                      recipe=f'experience + {len(gates) - 1} remedies')
     result.update(gates=gates, passed=list(passed), real_gate=n_real,
                   enforced=c.gate.enforce)
     if not passed and c.gate.enforce:
       raise gate.GateRefused(table, verdicts)
+    if len(gates) > 1:    # only now: a killed stage measures the same again
+      run.save_params('experience', model, cast.model_config,
+                      recipe=f'experience + {len(gates) - 1} remedies')
     if not passed:
       run.say('   the gate refuses every family; gate.enforce=False goes on')
       result['passed'] = list(c.env.families)
