@@ -16,6 +16,9 @@ _MODES = {
     'run': 'all stages, those already done are skipped (the default)',
     'evaluate': 'judge the policies of a workdir again in the real world',
     'report': 'draw report.html of a workdir again',
+    'compare': 'several seeds: --workdir=runs/a,runs/b,runs/c',
+    'ship': 'copy data and weights of a finished :scratch run into the '
+            'package, with their card',
 }
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None,
@@ -65,6 +68,9 @@ def _main(argv: list[str]) -> None:
   config = _CONFIG.value
   workdir = _WORKDIR.value or (
       f'runs/{config.name}-{config.size}-seed{config.seed}')
+  if _MODE.value == 'compare':
+    print(train.compare([pathlib.Path(w) for w in workdir.split(',')]))
+    return
   try:
     train.main(_MODE.value, config, pathlib.Path(workdir), _commit(),
                ' '.join(['python -m dreamgym_jax.main', *sys.argv[1:]]))

@@ -18,14 +18,21 @@ from collections.abc import Callable
 
 import ml_collections
 
-from dreamgym_jax import checkpoint, config, types
+from dreamgym_jax import checkpoint, config
 from dreamgym_jax.audit import gate
 from dreamgym_jax.data import trajectories
 from dreamgym_jax.envs import miniwob
 from dreamgym_jax.models import weights
 from dreamgym_jax.report import writer
 from dreamgym_jax.stages import cast as casts
-from dreamgym_jax.stages import judging, learn, pretrain, reinforce, telling
+from dreamgym_jax.stages import (
+  judging,
+  learn,
+  pretrain,
+  reinforce,
+  shipping,
+  telling,
+)
 from dreamgym_jax.stages import run as runs
 from dreamgym_jax.text import tokenizer
 
@@ -58,6 +65,9 @@ def main(
     elif mode == 'evaluate':
       with casts.Cast(run) as cast:
         judging.evaluate_stage(run, cast)
+    if mode == 'ship':
+      shipping.ship_stage(run, 'web')
+      return
     telling.report_stage(run)
 
 
@@ -95,5 +105,3 @@ def compare(workdirs: list[pathlib.Path]) -> str:
   """DreamGym against the other methods over several seeds, as text."""
   return telling.compare_seeds(workdirs)
 
-
-__all__ = ['EXPECTED', 'compare', 'main', 'types', 'writer']

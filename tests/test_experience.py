@@ -45,7 +45,8 @@ class Scripted:
     return len(self.stream[row])
 
   def turn(self, params, rows, inputs, **kw):
-    self.calls.append({'rows': list(rows), 'inputs': [*map(list, inputs)], **kw})
+    self.calls.append({
+        'rows': list(rows), 'inputs': [*map(list, inputs)], **kw})
     turns = []
     for row, given in zip(rows, inputs, strict=True):
       self.last[row] = (len(self.stream[row]) + len(given) - 1, given[-1])

@@ -23,7 +23,7 @@ def gate_stage(run: runs.Run, cast: casts.Cast) -> None:
     model = run.params('experience', cast.model_config)
     store = cast.open_replay()
     limits = gating.thresholds(run)
-    gates, n_real = [], 0
+    gates, n_real, n_remedy = [], 0, 0
     for round_ in range(c.gate.remedies + 1):
       label = f'gate{round_}'
       table, _, n = gating.measure(
@@ -39,11 +39,11 @@ def gate_stage(run: runs.Run, cast: casts.Cast) -> None:
       run.say(f'   remedy for {", ".join(failed)}')
       own = gating.own_steps(run, cast.player, policy, cast.real, failed,
                              round_)
-      n_real += sum(len(e.transitions) for e in own)
+      n_remedy += sum(len(e.transitions) for e in own)
       model = _remedy(run, cast, model, own, round_)
     passed = gate.passing(verdicts)
-    result.update(gates=gates, passed=list(passed), real_gate=n_real,
-                  enforced=c.gate.enforce)
+    result.update(gates=gates, passed=list(passed), real_gate=n_real + n_remedy,
+                  remedy_transitions=n_remedy, enforced=c.gate.enforce)
     if not passed and c.gate.enforce:
       raise gate.GateRefused(table, verdicts)
     if len(gates) > 1:    # only now: a killed stage measures the same again

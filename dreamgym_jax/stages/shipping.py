@@ -1,0 +1,68 @@
+"""Making the shipped directory from a finished `:scratch` run."""
+
+import shutil
+import time
+
+from dreamgym_jax import checkpoint
+from dreamgym_jax.audit import gate
+from dreamgym_jax.data import trajectories
+from dreamgym_jax.models import weights
+from dreamgym_jax.stages import run as runs
+
+FILES = (runs.OFFLINE, runs.TOKENIZER, 'base.safetensors',
+         'experience.safetensors', 'warmup.safetensors')
+
+
+def ship_stage(run: runs.Run, name: str) -> None:
+  """Copies data and weights to `shipped/<name>` and writes their card."""
+  target = runs.SHIPPED / name
+  target.mkdir(parents=True, exist_ok=True)
+  for file in FILES:
+    shutil.copyfile(run.need(file), target / file)
+  stages = {s: run.stages.result(s)
+            for s in ('base', 'experience', 'warmup', 'gate')}
+  gated = stages['gate']
+  card = {
+      'name': name, 'date': time.strftime('%Y-%m-%d', time.gmtime()),
+      'command': run.command, 'commit': run.commit,
+      'config': run.config.to_dict(),
+      'data': trajectories.card(run.offline()),
+      'demo_transitions': stages['warmup']['transitions'],
+      'remedy_transitions': gated.get('remedy_transitions', 0),
+      'recipe': {s: stages[s] for s in ('base', 'experience', 'warmup')},
+      'seconds': {s: run.stages.seconds(s) for s in (
+          'collect', 'base', 'experience', 'warmup', 'gate')},
+      'gate': gated['gates'][-1],
+      'sha256': {f: weights.sha256(target / f) for f in FILES},
+  }
+  checkpoint.write_json_atomic(target / 'card.json', card)
+  (target / 'README.md').write_text(_card_text(card), encoding='utf-8')
+  run.say(f'   shipped to {target}')
+
+
+def _card_text(card: dict) -> str:
+  """The card for people."""
+  table = gate.from_json(card['gate']['rows'])
+  limits = gate.Thresholds(**card['gate']['thresholds'])
+  data, recipe = card['data'], card['recipe']
+  lines = [
+      f'# Shipped data and weights: {card["name"]}', '',
+      f'Made on {card["date"]} at commit {card["commit"][:12]} by', '',
+      f'    {card["command"]}', '',
+      f'- `{runs.OFFLINE}`: {data["episodes"]:,} real episodes, '
+      f'{data["transitions"]:,} real transitions of MiniWoB++ in Chromium, '
+      'training pages only, annotated by rule.',
+      f'- `base.safetensors`: {recipe["base"]["parameters"]:,} parameters, '
+      f'{recipe["base"]["steps"]:,} updates on all tokens of all roles.',
+      f'- `experience.safetensors`: M_exp and M_task, '
+      f'{recipe["experience"]["steps"]:,} updates (Eq. 5, Eq. 6), then '
+      f'{card["remedy_transitions"]:,} real transitions of the policy.',
+      f'- `warmup.safetensors`: the policy before RL, cloned from '
+      f'{recipe["warmup"]["demos"]} demonstrations '
+      f'({card["demo_transitions"]} transitions).', '',
+      'Seconds on 2 CPU cores: ' + ', '.join(
+          f'{k} {v:.0f}' for k, v in card['seconds'].items()) + '.', '',
+      'The gate, on the warm-up policy\'s own real rollouts:', '', '```',
+      gate.render(table, gate.decide(table, limits)), '```', '',
+      'SHA-256:', '', *(f'    {h}  {f}' for f, h in card['sha256'].items())]
+  return '\n'.join(lines) + '\n'
