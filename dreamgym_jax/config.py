@@ -116,8 +116,8 @@ def defaults() -> D:
   c.gate.gap = 0.05                 # |success dreamed - success real|
   c.gate.min_n = 30                 # fewer cases pass only without error
   c.gate.remedies = 1               # rounds of SFT on the policy's own steps
-  c.gate.remedy_pages = 40          # of each family that failed
-  c.gate.remedy_steps = 400
+  c.gate.remedy_pages = 60          # of each family that failed
+  c.gate.remedy_steps = 600
 
   c.curriculum = D()
   c.curriculum.max_synthetic = 0.25  # lambda: share of generated tasks

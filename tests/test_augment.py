@@ -167,6 +167,7 @@ def test_a_name_within_a_word_is_left_alone():
   new = renamer.rename(episode, np.random.default_rng(1))
   names = [e.name for e in states.parse(new.task.initial_state)]
   assert len(set(names)) == 3 and not set(names) & {'ed', 'sed', 'ed et'}
+  assert not names[2].endswith(' et')     # whole names first
   assert f'"{names[0]}"' in new.task.instruction
   assert new.transitions[0].reasoning == f'need {names[0]} have {names[0]} yes'
 

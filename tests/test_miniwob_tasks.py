@@ -93,12 +93,13 @@ def script(name):
   """[(state, thought, action)] of the expert, on what its actions make."""
   task, steps = task_of(name), []
   state = task.initial_state
-  while True:
+  while len(steps) < 9:
     steps.append((state, *families.advise(task, state)))
     after = behaviours.imagine(state, steps[-1][2])
     if after == state:
-      return steps
+      break
     state = after
+  return steps
 
 
 def explain(name, state, action, next_state, reward=0.0):

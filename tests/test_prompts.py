@@ -95,10 +95,6 @@ def ids(prompt, reasoning, edit, flag):
 
 
 @pytest.mark.parametrize('parts, message', [
-    (('need a have b no', 'over', 'win'), 'against its own reasoning'),
-    (('need a have b yes', 'over', 'win'), 'against its own reasoning'),
-    (('x need a have a yes ; y need b have none no', 'over', 'win'),
-     'against its own reasoning'),
     (('changes', 'over', 'cont'), 'does not go with'),
     (('changes', 'same', 'win'), 'does not go with'),
     (('changes', 'remove [7]', 'cont'), 'bad edit'),
@@ -115,6 +111,18 @@ def test_answers_must_be_whole(prompt):
   for bad in (whole[:-1], [], whole + whole, [*whole, whole[0]]):
     with pytest.raises(prompts.ParseError):
       prompt.parse_answer(bad, PAGE, 'noop')
+
+
+@pytest.mark.parametrize('reasoning', [
+    'need a have b no', 'need a have b yes',
+    'x need a have a yes ; y need b have none no'])
+def test_a_win_against_its_own_reasoning_is_a_loss(prompt, reasoning):
+  answer = prompt.parse_answer(
+      ids(prompt, reasoning, 'over', 'win'), PAGE, 'click [3]')
+  assert answer.done and answer.reward == 0
+  agreed = prompt.parse_answer(
+      ids(prompt, 'need a have a yes', 'over', 'win'), PAGE, 'click [3]')
+  assert agreed.reward == 1
 
 
 def test_a_loss_against_its_reasoning_stands(prompt):

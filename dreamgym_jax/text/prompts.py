@@ -163,7 +163,8 @@ class Prompts:
     """Reads R, edit and flag strictly; raises ParseError.
 
     A win that the model's own reasoning contradicts (what was needed is not
-    what was there) is a malformed answer.
+    what was there) is a loss: the reasoning outranks the flag, and success is
+    never invented. The other way round the flag stands.
     """
     parts = self.tok.split(ids)
     if not use_reasoning:
@@ -182,8 +183,8 @@ class Prompts:
     done, reward = names[2] != 'cont', float(names[2] == 'win')
     if (next_state == states.OVER) != done:
       raise ParseError(f'{edit[:30]!r} does not go with <{names[2]}>')
-    if reward and use_reasoning and refutes(reasoning):
-      raise ParseError(f'a win against its own reasoning: {reasoning!r}')
+    if use_reasoning and refutes(reasoning):
+      reward = 0.0
     is_invalid = not done and next_state == states.invalid(state)
     return Answer(reasoning, next_state, reward, done, is_invalid)
 

@@ -122,5 +122,5 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 def load(path: pathlib.Path) -> Tokenizer:
   try:
     return Tokenizer(pathlib.Path(path).read_bytes())
-  except (OSError, RuntimeError) as error:
+  except (OSError, RuntimeError, TypeError) as error:   # empty: a TypeError
     raise TokenizerError(f'no sentencepiece model at {path}: {error}') from None
