@@ -25,6 +25,8 @@ def get_config(size: str = 'tiny'):
         f'{", ".join(config.SIZES)}, e.g. --config=configs/webarena.py:tiny')
   c = config.defaults()
   c.size = size
+  if size == 'tiny':
+    c.gate.remedies = 0     # the shipped M_exp has had its own
   if size == 'scratch':
     c.shipped = ''
     c.experience.init = c.warmup.init = 'base'

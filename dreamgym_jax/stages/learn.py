@@ -1,5 +1,7 @@
 """The stages gate, dream, transfer and real_grpo."""
 
+from typing import NamedTuple
+
 import jax
 import numpy as np
 
@@ -15,25 +17,40 @@ _OFFLINE_SHARE = 4        # offline episodes for each of the policy's own
 _SNAPSHOTS = 4            # policies kept along the dream, to be judged later
 
 
+class _Round(NamedTuple):
+  """An experience model and what the gate says of it."""
+
+  model: types.Params
+  table: gate.GateTable
+  verdicts: dict[str, gate.Verdict]
+
+  @property
+  def passed(self) -> tuple[str, ...]:
+    return gate.passing(self.verdicts)
+
+
 def gate_stage(run: runs.Run, cast: casts.Cast) -> None:
-  """Measures the dream; mends it; says which families may be dreamed."""
+  """Measures the dream; mends it; says which families may be dreamed.
+
+  Of the rounds the one that most families pass is kept, the later one where
+  they tie: a remedy for some families may cost others.
+  """
   c = run.config
   with run.stage('gate') as result:
     policy = run.params('warmup', cast.model_config)
     model = run.params('experience', cast.model_config)
     store = cast.open_replay()
     limits = gating.thresholds(run)
-    gates, n_real, n_remedy = [], 0, 0
+    tried: list[_Round] = []
+    n_gate = n_remedy = 0
     for round_ in range(c.gate.remedies + 1):
-      label = f'gate{round_}'
       table, _, n = gating.measure(
-          run, label, cast.player, policy,
+          run, f'gate{round_}', cast.player, policy,
           cast.dream(model, store, runs.GATE), cast.real)
-      n_real += n
-      verdicts = gate.decide(table, limits)
-      gates.append(gating.summary(run, table, label))
-      run.say(gate.render(table, verdicts))
-      failed = [f for f in c.env.families if not verdicts[f].passed]
+      n_gate += n
+      tried.append(_Round(model, table, gate.decide(table, limits)))
+      run.say(gate.render(table, tried[-1].verdicts))
+      failed = [f for f in c.env.families if f not in tried[-1].passed]
       if not failed or round_ == c.gate.remedies:
         break
       run.say(f'   remedy for {", ".join(failed)}')
@@ -41,17 +58,22 @@ def gate_stage(run: runs.Run, cast: casts.Cast) -> None:
                              round_)
       n_remedy += sum(len(e.transitions) for e in own)
       model = _remedy(run, cast, model, own, round_)
-    passed = gate.passing(verdicts)
-    result.update(gates=gates, passed=list(passed), real_gate=n_real + n_remedy,
-                  remedy_transitions=n_remedy, enforced=c.gate.enforce)
-    if not passed and c.gate.enforce:
-      raise gate.GateRefused(table, verdicts)
-    if len(gates) > 1:    # only now: a killed stage measures the same again
-      run.save_params('experience', model, cast.model_config,
-                      recipe=f'experience + {len(gates) - 1} remedies')
-    if not passed:
+    kept = max(range(len(tried)), key=lambda i: (len(tried[i].passed), i))
+    best = tried[kept]
+    result.update(
+        gates=[gating.summary(run, t.table, f'gate{i}')
+               for i, t in enumerate(tried)],
+        kept=kept, passed=list(best.passed), real_gate=n_gate + n_remedy,
+        remedy_transitions=n_remedy, enforced=c.gate.enforce)
+    if not best.passed and c.gate.enforce:
+      raise gate.GateRefused(best.table, best.verdicts)
+    if kept:    # only now: a killed stage measures the same again
+      run.save_params('experience', best.model, cast.model_config,
+                      recipe=f'experience + {kept} remedies')
+    if not best.passed:
       run.say('   the gate refuses every family; gate.enforce=False goes on')
       result['passed'] = list(c.env.families)
+    run.say(f'   round {kept} is kept; dreamed: {", ".join(result["passed"])}')
 
 
 def _remedy(

@@ -28,11 +28,12 @@ def ship_stage(run: runs.Run, name: str) -> None:
       'config': run.config.to_dict(),
       'data': trajectories.card(run.offline()),
       'demo_transitions': stages['warmup']['transitions'],
-      'remedy_transitions': gated.get('remedy_transitions', 0),
+      'remedy_transitions': (
+          gated['remedy_transitions'] if gated['kept'] else 0),
       'recipe': {s: stages[s] for s in ('base', 'experience', 'warmup')},
       'seconds': {s: run.stages.seconds(s) for s in (
           'collect', 'base', 'experience', 'warmup', 'gate')},
-      'gate': gated['gates'][-1],
+      'gate': gated['gates'][gated['kept']],
       'sha256': {f: weights.sha256(target / f) for f in FILES},
   }
   checkpoint.write_json_atomic(target / 'card.json', card)

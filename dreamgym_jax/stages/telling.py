@@ -63,7 +63,7 @@ def report_stage(run: runs.Run) -> None:
   writer.write_summary(
       run.workdir / 'summary.json', config=c.to_dict(), commit=run.commit,
       seed=c.seed, stages=_stage_scores(run),
-      gate=gates[-1] if gates else {}, fidelity=audit.get('fidelity', {}),
+      gate=_kept_gate(run), fidelity=audit.get('fidelity', {}),
       ledger=short, seconds=seconds, peak_rss_bytes=memory)
   rows = writer.read_metrics(run.workdir)
   data = html.ReportData(
@@ -90,6 +90,12 @@ def report_stage(run: runs.Run) -> None:
 
 def _result(run: runs.Run, stage: str) -> dict:
   return run.stages.result(stage) if run.stages.is_done(stage) else {}
+
+
+def _kept_gate(run: runs.Run) -> dict:
+  """The table of the experience model that was dreamed with."""
+  gate = _result(run, 'gate')
+  return gate['gates'][gate['kept']] if gate else {}
 
 
 def _online(counts: cost.Ledger, run: runs.Run, name: str) -> int:
@@ -219,7 +225,7 @@ def _fell_short(run: runs.Run) -> list[str]:
   """What a reader of the figures should know first."""
   notes = []
   gate = _result(run, 'gate')
-  last = (gate.get('gates') or [{}])[-1]
+  last = _kept_gate(run)
   refused = [f for f, v in last.get('verdicts', {}).items()
              if not v['passed'] and f != 'all']
   if refused:
