@@ -152,7 +152,7 @@ def test_a_malformed_answer_is_asked_again_once(prompt):
 
 
 @pytest.mark.parametrize('bad', [
-    RUBBISH, AGAINST_ITSELF, ('changes', 'same', 'win'), [], [5],
+    RUBBISH, ('changes', 'same', 'win'), [], [5],
     ('changes', 'remove [9]', 'cont'), ('changes', 'over', 'cont')])
 def test_malformed_twice_ends_the_episode_without_a_reward(prompt, bad):
   dream, sampler = make(prompt, [bad, bad])
@@ -162,9 +162,16 @@ def test_malformed_twice_ends_the_episode_without_a_reward(prompt, bad):
   assert len(sampler.calls) == 2
 
 
+def test_a_win_against_its_own_reasoning_pays_nothing(prompt):
+  dream, sampler = make(prompt, [AGAINST_ITSELF])
+  seen = one(dream, 'click [2]')
+  assert seen[:3] == (states.OVER, 0.0, True) and not seen.is_malformed
+  assert len(sampler.calls) == 1
+
+
 def test_only_the_rows_that_failed_are_asked_again(prompt):
   dream, sampler = make(
-      prompt, [CHANGES, RUBBISH, LOSE, RUBBISH, AGAINST_ITSELF, CHANGES], n=4)
+      prompt, [CHANGES, RUBBISH, LOSE, RUBBISH, RUBBISH, CHANGES], n=4)
   seen = dream.step([0, 1, 2, 3], ['fill [1] vina'] * 4)
   assert [o.is_malformed for o in seen] == [False, True, False, False]
   assert sampler.undone == [[1, 3]] and sampler.calls[1]['rows'] == [1, 3]

@@ -95,15 +95,31 @@ def test_text_does_not_depend_on_batch_slot_or_bucket(
       np.testing.assert_allclose(a.logp, b.logp, atol=1e-5)
 
 
-def test_keys_streams_and_token_index_all_matter(params):
-  s = make()
-  texts = set()
-  for seed, stream in [(0, 0), (1, 0), (0, 1)]:
-    s.start(1)
-    t = turn(s, params, [0], [[1, 2]], seed, streams=[stream], stop=())[0]
-    texts.add(tuple(t.tokens.tolist()))
-    assert len(set(t.tokens.tolist())) > 3  # not the same luck every token
-  assert len(texts) == 3
+@jax.jit
+def choose(z_RxV, seed, stream_R, t_R):
+  draw = decoding.Draw(jax.random.key_data(jax.random.key(seed)), stream_R,
+                       jnp.float32(1), jnp.int32(37), jnp.float32(1), None,
+                       None)
+  return decoding._choose(z_RxV, t_R, draw, False)[0]
+
+
+def test_keys_streams_and_token_index_all_matter():
+  """Of eleven even draws, some differ just where a cause does."""
+  same, other, z = jnp.zeros(11, jnp.int32), jnp.arange(11), np.zeros((11, 37))
+  assert len(set(choose(z, 0, same, same).tolist())) == 1
+  assert len(set(choose(z, 0, same, other).tolist())) > 3
+  assert len(set(choose(z, 0, other, same).tolist())) > 3
+  assert (choose(z, 0, other, same) != choose(z, 1, other, same)).any()
+
+
+def test_each_token_is_drawn_with_its_own_index(reference, params):
+  """Redrawing the scorer's distributions one by one gives the same text."""
+  for i, (first, _) in enumerate(reference):
+    n = len(first.tokens)
+    logp = score(params, PROMPTS[i] + first.tokens.tolist())
+    z = np.pad(logp[len(PROMPTS[i]) - 1:-1], ((0, 11 - n), (0, 0)))
+    got = choose(z, 0, jnp.full(11, i), jnp.arange(11))[:n]
+    assert got.tolist() == first.tokens.tolist()
 
 
 def test_greedy_is_argmax_and_the_limit_of_low_temperature(params):
@@ -157,6 +173,17 @@ def test_force_and_logp_after_equal_what_turn_reported(params, reference):
   forced = s.force(params, range(5), [t.tokens for t in first])
   for got, want in zip(forced, first, strict=True):
     np.testing.assert_allclose(got, want.logp, atol=1e-5)
+
+
+def test_what_follows_an_answer_is_known(params):
+  """Also for rows that finished before others of their chunk."""
+  s = make()
+  turns = turn(s, params, [0, 1, 2, 3, 4], PROMPTS)
+  assert len({len(t.tokens) for t in turns}) > 1
+  after = s.logp_after(params, range(5))
+  for i, t in enumerate(turns):
+    want = score(params, PROMPTS[i] + t.tokens.tolist())[-1]
+    np.testing.assert_allclose(after[i], want, atol=1e-5)
 
 
 def test_undo_goes_back_to_before_the_answer(params):
