@@ -85,8 +85,10 @@ def _parse(argv: list[str]) -> list[str]:
     # First, and as a flag: a default is read before overrides can fail well.
     argv = [argv[0], f'--config={_DEFAULT}', *argv[1:]]
   try:
-    return flags.FLAGS(argv)
-  except (flags.Error, AttributeError, KeyError, TypeError) as error:
+    rest = flags.FLAGS(argv)
+    _CONFIG.value.name    # a file that is not there fails on first use only
+    return rest
+  except (flags.Error, AttributeError, KeyError, TypeError, OSError) as error:
     sys.exit(_told(error))
 
 
@@ -94,7 +96,8 @@ def _told(error: Exception) -> str:
   """The lines of a flag's error that are for the user."""
   lines = [line.strip() for line in str(error).strip('"').splitlines()]
   # An error inside the config file comes as a traceback: its last line tells.
-  told = [line for line in lines if 'Error:' in line] or lines[:1]
+  told = [line for line in lines
+          if 'Error:' in line or line.startswith('[Errno')] or lines[:1]
   return (f'{type(error).__name__}: {told[-1] if told else error!r}\n'
           'See --help; every config key is in dreamgym_jax/config.py.')
 

@@ -178,7 +178,7 @@ def test_another_config_is_refused_with_what_differs(workdir):
   runs.open_run(c, workdir, '', '').metrics.close()
   c.seed, c.rl.lr = 1, 5e-4
   said = refuse(workdir, c)
-  assert 'seed: 0 there, 1 now' in said and 'rl.lr: 0.0002 there' in said
+  assert 'seed: 0 there, 1 now' in said and 'rl.lr: 0.0004 there' in said
   assert '--workdir' in said
 
 

@@ -250,7 +250,7 @@ def planted(tmp_path_factory) -> pathlib.Path:
   chosen = [e for e in episodes
             if e.task.family in FAMILIES and e.task.seed < 40]
   trajectories.write_jsonl(workdir / 'offline.jsonl.gz', chosen)
-  gate = {'gates': [{}], 'kept': 0, 'passed': list(FAMILIES), 'real_gate': 0,
+  gate = {'gates': [], 'kept': 0, 'passed': list(FAMILIES), 'real_gate': 0,
           'enforced': True}
   for stage, result in (('gate', gate), ('evaluate', {}), ('audit', {})):
     checkpoint.write_json_atomic(

@@ -93,7 +93,12 @@ class Run:
     return prompts.Prompts(tokenizer.load(self.need(TOKENIZER)))
 
   def offline(self) -> list[types.Episode]:
-    return trajectories.read_jsonl(self.need(OFFLINE))
+    episodes = trajectories.read_jsonl(self.need(OFFLINE))
+    if not episodes:
+      raise trajectories.TrajectoryError(
+          f'{self.path(OFFLINE)} holds no episodes: remove it, so that they '
+          'are collected, or shipped ones used')
+    return episodes
 
   def model_config(self, vocab_size: int) -> transformer.ModelConfig:
     m = self.config.model

@@ -95,7 +95,7 @@ def _result(run: runs.Run, stage: str) -> dict:
 def _kept_gate(run: runs.Run) -> dict:
   """The table of the experience model that was dreamed with."""
   gate = _result(run, 'gate')
-  return gate['gates'][gate['kept']] if gate else {}
+  return gate['gates'][gate['kept']] if gate.get('gates') else {}
 
 
 def _online(counts: cost.Ledger, run: runs.Run, name: str) -> int:

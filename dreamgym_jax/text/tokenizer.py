@@ -121,6 +121,9 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 def load(path: pathlib.Path) -> Tokenizer:
   try:
-    return Tokenizer(pathlib.Path(path).read_bytes())
+    tok = Tokenizer(pathlib.Path(path).read_bytes())
   except (OSError, RuntimeError, TypeError) as error:   # empty: a TypeError
     raise TokenizerError(f'no sentencepiece model at {path}: {error}') from None
+  if not tok.vocab_size:
+    raise TokenizerError(f'no sentencepiece model at {path}: it is empty')
+  return tok
