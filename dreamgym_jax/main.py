@@ -86,7 +86,8 @@ def _parse(argv: list[str]) -> list[str]:
     argv = [argv[0], f'--config={_DEFAULT}', *argv[1:]]
   try:
     rest = flags.FLAGS(argv)
-    _CONFIG.value.name    # a file that is not there fails on first use only
+    # A file that is not there fails on first use only.
+    getattr(_CONFIG.value, 'size', None)
     return rest
   except (flags.Error, AttributeError, KeyError, TypeError, OSError) as error:
     sys.exit(_told(error))
