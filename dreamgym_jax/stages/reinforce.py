@@ -5,7 +5,6 @@ that tie, update the policy on exactly the tokens it sampled, tell the pool
 what it learned. Everything that changes is in one checkpoint.
 """
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -243,5 +242,5 @@ def admitted(
     attempts: Sequence[rollouts.Attempt],
 ) -> list[types.Episode]:
   """Episodes that may enrich the replay: none crashed or malformed."""
-  return [dataclasses.replace(a.episode) for a in attempts
+  return [a.episode for a in attempts
           if not (a.episode.is_malformed or a.episode.error)]
