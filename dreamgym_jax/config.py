@@ -69,6 +69,7 @@ def defaults() -> D:
   c.model.rope_theta = 10_000.0
   c.model.dtype = 'float32'
   c.model.remat = 'none'
+  c.model.unroll = 4                # layers a step of the training scan
 
   c.sampler = D()
   c.sampler.capacity = 1024         # tokens of one stream, of either role
@@ -79,13 +80,14 @@ def defaults() -> D:
   c.batch.positions = 1024          # weighted tokens in a batch
 
   c.base = D()                      # all tokens of all roles
-  c.base.steps = 9_000              # optimiser updates
+  c.base.steps = 10_000             # optimiser updates
   c.base.lr = 3e-3
   c.base.rename = 0.5               # share of episodes with other names
+  c.base.lookups = 0.5              # share of pages that teach name -> id
 
   c.experience = D()                # SFT of M_exp (Eq. 5)
   c.experience.init = 'shipped'     # or 'base': train it here
-  c.experience.steps = 4_000
+  c.experience.steps = 6_000
   c.experience.lr = 1e-3
   c.experience.rename = 1.0
   c.experience.flag_weight = 3.0    # loss weight of done and success
@@ -174,9 +176,10 @@ def leaves(config: D, prefix: str = '') -> Iterator[tuple[str, Any]]:
       yield f'{prefix}{key}', value
 
 
-_SHARES = ('base.rename', 'experience.rename', 'experience.task_share',
-           'replay.max_dreamed_share', 'curriculum.max_synthetic',
-           'gate.next_state', 'gate.invalid_recall', 'gate.false_wins')
+_SHARES = ('base.rename', 'base.lookups', 'experience.rename',
+           'experience.task_share', 'replay.max_dreamed_share',
+           'curriculum.max_synthetic', 'gate.next_state',
+           'gate.invalid_recall', 'gate.false_wins')
 _CHOICES = {
     'size': SIZES, 'env.mode': ('script', 'user'),
     'replay.index': ('exact', 'scann'), 'model.remat': ('none', 'block'),

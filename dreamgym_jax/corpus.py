@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dreamgym_jax import types
-from dreamgym_jax.data import batches
+from dreamgym_jax.data import augment, batches
 from dreamgym_jax.text import actions, prompts, states
 
+_LOOKUPS_PER_PAGE = 3
 # demos of every step of every episode, by the rule against leaks
 RetrieveAll = Callable[
     [Sequence[types.Episode]], list[list[list[prompts.Demo]]]]
@@ -114,26 +115,54 @@ def policy_streams(
   return [to_stream(prompt.policy_stream(e), weights) for e in episodes]
 
 
-def base_streams(
-    prompt: prompts.Prompts, episodes: Sequence[types.Episode], seed: int,
+def lookup_streams(
+    prompt: prompts.Prompts, episodes: Sequence[types.Episode],
+    renamer: augment.Renamer, n: int, weights: np.ndarray, seed: int,
 ) -> list[batches.Stream]:
-  """All tokens of all roles, but for what an expert would do.
+  """Streams of n look-ups each, on one page of every episode.
 
-  The actions of experts, and of those who follow them, carry no loss: the base
-  knows pages and consequences, and only the demonstrations of the warm-up say
-  how to act. Random actions teach the form.
+  The page is one that the episode saw, and stays as it is between them.
+  """
+  rng = np.random.default_rng((seed, len(episodes)))
+  streams = []
+  for episode in episodes:
+    steps = episode.transitions
+    state = states.body(steps[rng.integers(len(steps))].state)
+    pairs = [augment.lookup(state, renamer.draw(rng), rng) for _ in range(n)]
+    task = dataclasses.replace(episode.task, initial_state=state)
+    still = tuple(
+        types.Transition(state, action, state, 0.0, False, thought=thought)
+        for thought, action in pairs if action)
+    if still:
+      streams.append(to_stream(prompt.policy_stream(
+          dataclasses.replace(episode, task=task, transitions=still)),
+          weights))
+  return streams
+
+
+def base_streams(
+    prompt: prompts.Prompts, episodes: Sequence[types.Episode],
+    renamer: augment.Renamer, lookups: float, seed: int,
+) -> list[batches.Stream]:
+  """All tokens of the world's roles, and of the policy's the look-ups alone.
+
+  What experts do, and those who follow them, carries no loss: the base knows
+  pages, their consequences and where things are on them; only the
+  demonstrations of the warm-up say how to act.
+
+  Args:
+    prompt: encodes them.
+    episodes: annotated ones.
+    renamer: makes texts to type.
+    lookups: share of the episodes that lend a page to look-ups.
+    seed: of every choice.
   """
   world = kind_weights(context=1, reasoning=1, state=1, flag=1, task=1)
   streams = dream_streams(prompt, episodes, no_demos, world, seed=seed)
   tasks = list({e.task.task_id: e.task for e in episodes}.values())
   streams += task_streams(prompt, tasks, len(tasks) // 2, 1, world, seed)
-  random = [e for e in episodes if e.behaviour == 'random']
+  rng = np.random.default_rng((seed, 1))
+  lenders = [e for e in episodes if e.transitions and rng.random() < lookups]
   acts = kind_weights(action=1)
-  streams += policy_streams(
-      prompt, [_without_thought(e) for e in random], acts)
-  return streams
-
-
-def _without_thought(episode: types.Episode) -> types.Episode:
-  return dataclasses.replace(episode, transitions=tuple(
-      dataclasses.replace(s, thought='') for s in episode.transitions))
+  return streams + lookup_streams(
+      prompt, lenders, renamer, _LOOKUPS_PER_PAGE, acts, seed)

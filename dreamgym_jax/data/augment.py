@@ -1,9 +1,15 @@
-"""Renaming: the same episode with other names on its pages.
+"""Data made from data: renamed episodes, and look-ups on their pages.
 
-Small models memorise names before they learn to copy. An episode in which
-every name is exchanged, in instruction, states, actions and reasoning alike,
-is as true as the first (a page does not care what its buttons are called), and
-leaves copying as the only way to lower the loss.
+Renaming gives the same episode other names. Small models memorise names before
+they learn to copy. An episode in which every name is exchanged, in
+instruction, states, actions and reasoning alike, is as true as the first (a
+page does not care what its buttons are called), and leaves copying as the only
+way to lower the loss.
+
+A look-up is an element drawn at random, the thought that names it and the
+action that hits it. It teaches name -> id and says nothing of what a task
+wants: where policies begin as small models, they know what they need long
+before they find it on the page.
 """
 
 import dataclasses
@@ -56,7 +62,7 @@ class Renamer:
     taken = set(old) | keep
     for name in old:
       for _ in range(20):
-        candidate = self._draw(rng)
+        candidate = self.draw(rng)
         if candidate not in taken:
           break
       else:
@@ -85,7 +91,8 @@ class Renamer:
         thought=swap(s.thought)) for s in episode.transitions)
     return dataclasses.replace(episode, task=task, transitions=steps)
 
-  def _draw(self, rng: np.random.Generator) -> str:
+  def draw(self, rng: np.random.Generator) -> str:
+    """A name: a known one, two spliced, or letters."""
     kind = rng.integers(3)
     if kind == 0:
       return self._name(rng)
@@ -132,3 +139,49 @@ def make_renamer(episodes: Sequence[types.Episode]) -> Renamer:
 
 def _plain(names: Iterable[str]) -> Iterable[str]:
   return (n for n in names if len(n) <= 16 and n == n.strip())
+
+
+def lookup(
+    state: str, text: str, rng: np.random.Generator
+) -> tuple[str, str]:
+  """(thought, action) for an element drawn at random; ('', '') if none is.
+
+  Args:
+    state: the page.
+    text: what to type, should it be a textbox.
+    rng: of the choice.
+  """
+  elements = states.parse(state)
+  found = [p for e in elements for p in _namings(e, elements, text, rng)]
+  return found[rng.integers(len(found))] if found else ('', '')
+
+
+def _namings(
+    element: states.Element, elements: Sequence[states.Element], text: str,
+    rng: np.random.Generator,
+) -> list[tuple[str, str]]:
+  """Ways to need the element, in the thoughts' language."""
+  name, role = element.name, element.role
+  is_only = sum(e.role == role for e in elements) == 1
+  has_own_name = name and [e.name for e in elements].count(name) == 1
+  click = str(actions.Action('click', element.id))
+  if role == 'text':
+    return []
+  found = [(f'need {role}', click)] if is_only else []
+  if role in ('textbox', 'textarea', 'combobox'):
+    found.append((f'need [{element.id}]', click))
+    verb = 'select_option' if role == 'combobox' else 'fill'
+    if element.options:
+      text = element.options[rng.integers(len(element.options))]
+    # A box without a name may be meant for one of the texts beside it.
+    texts = [e.name for e in elements if e.role == 'text'] or ['']
+    label = name or texts[rng.integers(len(texts))]
+    if has_own_name or is_only:
+      found.append((f'{label} need {text}'.strip(),
+                    str(actions.Action(verb, element.id, text))))
+  elif role == 'checkbox' and has_own_name:
+    wish = 'off' if element.is_checked else 'on'
+    found.append((f'{name} need {wish}', click))
+  elif has_own_name:
+    found.append((f'need {name}', click))
+  return found

@@ -42,6 +42,8 @@ class Goal:
   need: str = ''                       # pick families: what to click, and
   have_of: Callable[[states.Element], str] | None = None  # what a click hits
   verb: str = 'click'
+  # (what, want, have) of the verdict, where it is not one item a field
+  items: tuple[tuple[str, str, str], ...] = ()
 
 
 class GoalError(ValueError):
@@ -89,7 +91,8 @@ class Family:
       goal = self.goal(instruction, state)
     except GoalError:
       return ''
-    items = [(f.what, f.want, f.have) for f in goal.fields]
+    items = list(goal.items) or [
+        (f.what, f.want, f.have) for f in goal.fields]
     if goal.have_of:
       target = _target(state, action)
       if target is None:
@@ -232,7 +235,8 @@ def _read_table(match: re.Match, elements: list[states.Element]) -> Goal:
   if len(keys) != 1:
     raise GoalError(f'{len(keys)} rows named {match[1]!r}')
   box = _one(_with_role(elements, 'textbox'), 'textboxes')
-  return Goal((_text_field('', box, texts[keys[0] + 1]),), _submit(elements))
+  field = _text_field(match[1], box, texts[keys[0] + 1])
+  return Goal((field,), _submit(elements))
 
 
 def _choose(match: re.Match, elements: list[states.Element]) -> Goal:
@@ -260,7 +264,10 @@ def _checkboxes(match: re.Match, elements: list[states.Element]) -> Goal:
   on = {True: 'on', False: 'off'}
   fields = [Field(b.name, b.id, on[b.name in wanted], on[b.is_checked])
             for b in boxes]
-  return Goal(tuple(fields), _submit(elements))
+  # One item for all boxes: what is asked beside what a browser would send.
+  items = [', '.join(n for n in names if n in chosen) or 'nothing'
+           for chosen in (wanted, [b.name for b in boxes if b.is_checked])]
+  return Goal(tuple(fields), _submit(elements), items=(('', *items),))
 
 
 _MOVIE = (('genre', 1), ('director', 2), ('year', 3))

@@ -62,7 +62,8 @@ def base_stage(run: runs.Run) -> None:
           _texts(episodes), c.tokenizer.vocab_size).model)
     prompt = run.prompts()
     cfg = run.model_config(prompt.tok.vocab_size)
-    streams = base_streams(prompt, episodes, c.base.rename, c.seed)
+    streams = base_streams(
+        prompt, episodes, c.base.rename, c.base.lookups, c.seed)
     params = jax.jit(transformer.init, static_argnums=1)(
         jax.random.key(c.seed), cfg)
     params, result['loss'] = _fit(run, 'base', params, streams, cfg,
@@ -75,12 +76,14 @@ def base_stage(run: runs.Run) -> None:
 
 def base_streams(
     prompt: prompts.Prompts, episodes: list[types.Episode], rename: float,
-    seed: int,
+    lookups: float, seed: int,
 ) -> list[batches.Stream]:
   """The base's data: the offline set, and a share of it renamed."""
+  renamer = augment.make_renamer(episodes)
   renamed = _renamed(episodes, rename, seed)
-  return (corpus.base_streams(prompt, episodes, seed)
-          + corpus.base_streams(prompt, renamed, seed + 1))
+  return [stream for i, some in enumerate((episodes, renamed))
+          for stream in corpus.base_streams(
+              prompt, some, renamer, lookups, seed + i)]
 
 
 def experience_stage(run: runs.Run) -> None:

@@ -104,7 +104,8 @@ class Run:
     m = self.config.model
     return transformer.ModelConfig(
         V=vocab_size, D=m.D, N=m.N, H=m.H, K=m.K, d=m.d, F=m.F,
-        rope_theta=m.rope_theta, dtype=m.dtype, remat=m.remat)
+        rope_theta=m.rope_theta, dtype=m.dtype, remat=m.remat,
+        unroll=m.unroll)
 
   def params(self, name: str, cfg: transformer.ModelConfig) -> types.Params:
     return weights.load(self.need(f'{name}.safetensors'), cfg)

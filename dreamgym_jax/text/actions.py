@@ -78,6 +78,8 @@ def ground(text: str, state: str) -> str:
 
   Spares the experience model the look-up id -> element, which small models
   learn late. For lists, whether they have the option stands for the options.
+  A button is shown with what its page holds, as a browser sends a form: where
+  a click ends the episode, the verdict is about these values.
   '' for malformed actions and verbs without an element.
   """
   try:
@@ -86,8 +88,11 @@ def ground(text: str, state: str) -> str:
     return ''
   if not VERBS[action.verb][0]:
     return ''
-  for element in states.parse(state):
+  elements = states.parse(state)
+  for element in elements:
     if element.id == action.element:
+      if action.verb == 'click' and element.role == 'button':
+        return ' ; '.join([element.body, *states.held(elements)])
       line = element.body.partition(' options ')[0]
       is_known = not element.options or action.argument in element.options
       if action.verb == 'select_option' and not is_known:

@@ -24,6 +24,7 @@ for every pair of states:
 """
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 OVER = 'over'
@@ -112,6 +113,12 @@ def parse(state: str) -> list[Element]:
   if len(set(ids)) != len(ids):
     raise StateError(f'the same id twice: {ids}')
   return elements
+
+
+def held(elements: Sequence[Element]) -> list[str]:
+  """What has been entered and chosen: `name = value` and `name checked`."""
+  return [f'{e.name} = {e.value}'.strip() if e.value else e.description
+          for e in elements if e.value or e.is_checked]
 
 
 def lines(text: str) -> str:
