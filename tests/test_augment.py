@@ -208,3 +208,50 @@ def test_words_of_the_instruction_are_no_names(
     new = renamer.rename(episode, np.random.default_rng(seed))
     for step in new.transitions:
       assert miniwob_tasks.annotate(new.task, step) == step.reasoning
+
+
+# -- look-ups -----------------------------------------------------------------
+
+
+def lookups(page, n=200):
+  rng = np.random.default_rng(0)
+  return {augment.lookup(page, 'xyz', rng) for _ in range(n)}
+
+
+@pytest.mark.parametrize('page, want', [
+    ('[1] button: a\n[2] button: b', {('need a', 'click [1]'),
+                                      ('need b', 'click [2]')}),
+    ('[1] link: a\n[2] link: a\n[3] link: c', {('need c', 'click [3]')}),
+    ('[1] checkbox: a checked\n[2] checkbox: b',
+     {('a need off', 'click [1]'), ('b need on', 'click [2]')}),
+    ('[1] textbox: User =\n[2] textbox: Pass =',
+     {('User need xyz', 'fill [1] xyz'), ('Pass need xyz', 'fill [2] xyz'),
+      ('need [1]', 'click [1]'), ('need [2]', 'click [2]')}),
+    ('[1] textbox: =\n[2] textbox: =',
+     {('need [1]', 'click [1]'), ('need [2]', 'click [2]')}),
+    ('[1] text: Key\n[2] textbox: =',
+     {('Key need xyz', 'fill [2] xyz'), ('need [2]', 'click [2]'),
+      ('need textbox', 'click [2]')}),
+    ('[1] combobox: = p options p ; q',
+     {('need p', 'select_option [1] p'), ('need q', 'select_option [1] q'),
+      ('need combobox', 'click [1]'), ('need [1]', 'click [1]')}),
+    ('[1] text: a', {('', '')}),
+])
+def test_lookups_are_all_that_can_be_named(page, want):
+  assert lookups(page) == want
+
+
+@EVERY
+def test_lookups_speak_as_the_expert_thinks(family, episodes):
+  """Whatever the expert needs, on some page a look-up says the same way."""
+  for episode in episodes[family][:3]:
+    for step in episode.transitions:
+      if step.next_state == states.OVER:
+        continue
+      thought, action = miniwob_tasks.advise(episode.task, step.state)
+      argument = actions.argument(action)
+      rng = np.random.default_rng(0)
+      found = {augment.lookup(step.state, argument, rng) for _ in range(300)}
+      if thought != 'finish':
+        assert action in {a for t, a in found
+                          if t.split('need ')[1] == thought.split('need ')[1]}

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from dreamgym_jax import corpus, types
+from dreamgym_jax.data import augment
 from dreamgym_jax.stages import memory
-from dreamgym_jax.text import prompts, states
+from dreamgym_jax.text import actions, prompts, states
 from dreamgym_jax.text import tokenizer as tokenizers
 
 PAGE = '[1] textbox: =\n[2] button: Submit'
@@ -140,7 +141,7 @@ def test_a_demo_shows_the_element_the_edit_and_the_end():
   assert corpus.make_demo(fill) == prompts.Demo(
       'fill [1] vina', 'textbox: =', '[1] typed', 0.0, False)
   assert corpus.make_demo(click) == prompts.Demo(
-      'click [2]', 'button: Submit', 'over', 1.0, True)
+      'click [2]', 'button: Submit ; = vina', 'over', 1.0, True)
   # The step limit ends an episode; the page is not over.
   cut = types.Transition(PAGE, 'click [1]', PAGE, 0.0, True)
   assert corpus.make_demo(cut).done is False
@@ -173,28 +174,59 @@ def test_the_policy_is_cloned_thought_and_action(prompt):
       for i in prompt.policy_reply(s.thought, s.action).ids]
 
 
-def test_the_base_is_not_taught_how_to_act(prompt):
-  """Of policies' streams only those of random actions carry loss."""
-  def acting(episodes):
-    streams = corpus.base_streams(prompt, episodes, 0)
-    return [s for s in streams if prompt.tok.tag['end'] in s.tokens
-            and prompt.tok.tag['seed'] not in s.tokens]
+def base_streams(prompt, episodes, lookups=1.0, seed=0):
+  renamer = augment.make_renamer(episodes)
+  streams = corpus.base_streams(prompt, episodes, renamer, lookups, seed)
+  tag = prompt.tok.tag
+  acting = [s for s in streams if tag['end'] in s.tokens
+            and tag['seed'] not in s.tokens]
+  return acting, [s for s in streams if tag['end'] not in s.tokens]
 
-  assert not acting(EPISODES[:3])
-  stream, = acting(EPISODES)
-  random = EPISODES[3]
-  assert weighted(stream) == [
-      i for s in random.transitions
-      for i in prompt.policy_reply('', s.action).ids]
-  text = prompt.tok.show(stream.tokens)
-  assert 'finish' not in text and 'need' not in text
+
+def test_the_base_learns_to_find_what_a_thought_names(prompt):
+  """Only look-ups act, only their actions carry loss, and each is right."""
+  acting, _ = base_streams(prompt, EPISODES * 20)
+  assert len(acting) == len(EPISODES) * 20
+  seen = set()
+  for stream in acting:
+    parts = prompt.tok.split(stream.tokens)
+    page = states.lines(parts[2][1])
+    thoughts = [text for name, text in parts if name == 'think']
+    acts = [text for name, text in parts if name == 'act']
+    assert len(acts) == 3
+    assert weighted(stream) == [
+        i for a in acts for i in prompt.policy_reply('', a).ids]
+    for thought, action in zip(thoughts, acts, strict=True):
+      element = states.parse(page)[actions.parse(action).element - 1]
+      need = thought.partition('need ')[2]
+      assert need in (actions.argument(action), element.name, element.role,
+                      f'[{element.id}]')
+      seen.add((action.split()[0], element.role))
+  assert seen == {('click', 'button'), ('click', 'textbox'),
+                  ('fill', 'textbox')}
+
+
+def test_lookups_do_not_know_what_was_asked(prompt):
+  """What they type is never taken from the instruction."""
+  acting, _ = base_streams(prompt, EPISODES * 20)
+  right = 0
+  for stream in acting:
+    parts = prompt.tok.split(stream.tokens)
+    goal = parts[1][1].split('"')[1]
+    right += f'need {goal}' in [text for _, text in parts]
+  assert right < len(acting) / 2
+
+
+def test_a_share_of_pages_is_lent_to_lookups(prompt):
+  assert not base_streams(prompt, EPISODES, lookups=0.0)[0]
+  some, _ = base_streams(prompt, EPISODES * 25, lookups=0.3)
+  assert 10 <= len(some) <= 50
 
 
 def test_the_base_learns_every_token_of_the_world(prompt):
-  streams = [s for s in corpus.base_streams(prompt, EPISODES, 0)
-             if prompt.tok.tag['end'] not in s.tokens]
-  assert len(streams) == len(EPISODES)
-  for stream in streams:
+  _, world = base_streams(prompt, EPISODES)
+  assert len(world) == len(EPISODES)
+  for stream in world:
     assert stream.weight.all()
 
 

@@ -119,10 +119,22 @@ def test_bad_actions_say_why(text, message):
 
 
 def test_grounding():
-  assert actions.ground('click [4]', PAGE) == 'button: Submit'
+  assert actions.ground('click [1]', PAGE) == PAGE.split('\n')[0][4:]
   assert actions.ground('click [9]', PAGE) == actions.NO_ELEMENT
   assert actions.ground('noop', PAGE) == ''
   assert actions.ground('select_option [3] B', PAGE) == 'combobox: = A'
   assert actions.ground('select_option [3] Z', PAGE) == (
       'combobox: = A ; no such option')
   assert actions.ground('rubbish', PAGE) == ''
+
+
+def test_a_button_is_shown_with_what_its_page_holds():
+  page = ('[1] textbox: User = Renda\n[2] textbox: Pass =\n'
+          '[3] checkbox: b\n[4] checkbox: c d checked\n[5] radio: e checked\n'
+          '[6] combobox: = A options A ; B\n[7] tab: T selected\n'
+          '[8] button: Go\n[9] link: more')
+  assert actions.ground('click [8]', page) == (
+      'button: Go ; User = Renda ; c d checked ; e checked ; = A')
+  # Only a click sends; other elements and verbs show their own line.
+  assert actions.ground('hover [8]', page) == 'button: Go'
+  assert actions.ground('click [9]', page) == 'link: more'

@@ -344,8 +344,15 @@ FAMILIES: dict[str, Family] = {f.name: f for f in _ALL}
 
 
 def advise(task: types.Task, state: str) -> tuple[str, str]:
-  """(thought, action) of the expert of the task's family."""
-  return FAMILIES[task.family].expert(task.instruction, state)
+  """(thought, action) of the expert of the task's family.
+
+  It does nothing on a page that no longer offers what the task asks, such as
+  a dialog that Escape has closed.
+  """
+  try:
+    return FAMILIES[task.family].expert(task.instruction, state)
+  except GoalError:
+    return '', str(actions.Action('noop'))
 
 
 def accepts(task: types.Task) -> bool:
