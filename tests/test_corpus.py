@@ -190,7 +190,7 @@ def test_the_base_learns_to_find_what_a_thought_names(prompt):
   seen = set()
   for stream in acting:
     parts = prompt.tok.split(stream.tokens)
-    page = states.lines(parts[2][1])
+    page = parts[1][1]
     thoughts = [text for name, text in parts if name == 'think']
     acts = [text for name, text in parts if name == 'act']
     assert len(acts) == 3
@@ -212,7 +212,7 @@ def test_lookups_do_not_know_what_was_asked(prompt):
   right = 0
   for stream in acting:
     parts = prompt.tok.split(stream.tokens)
-    goal = parts[1][1].split('"')[1]
+    goal = parts[0][1].split('"')[1]
     right += f'need {goal}' in [text for _, text in parts]
   assert right < len(acting) / 2
 

@@ -178,8 +178,14 @@ def test_an_instruction_of_another_kind_is_not_explained(name):
   task = types.Task(name, 0, 'Do as you like.', PAGES[name][1])
   end = types.Transition(PAGES[name][1], 'click [1]', states.OVER, 1.0, True)
   assert families.annotate(task, end) == ''
-  with pytest.raises(families.GoalError, match=name):
+  with pytest.raises(families.InstructionError, match=name):
     families.advise(task, PAGES[name][1])
+
+
+@EVERY
+def test_the_expert_waits_where_its_target_is_gone(name):
+  """Escape closes a dialog, and the page is empty."""
+  assert families.advise(task_of(name), '') == ('', 'noop')
 
 
 @EVERY

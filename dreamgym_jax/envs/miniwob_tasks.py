@@ -50,6 +50,10 @@ class GoalError(ValueError):
   """The instruction cannot be read, or the page does not offer what it asks."""
 
 
+class InstructionError(GoalError):
+  """The instruction is not of the family's kind, whatever the page."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
   """A MiniWoB++ page with its goal reader and the roles its pages show."""
@@ -62,7 +66,7 @@ class Family:
   def goal(self, instruction: str, state: str) -> Goal:
     match = self.pattern.fullmatch(instruction.strip())
     if not match:
-      raise GoalError(f'{self.name}: cannot read {instruction[:80]!r}')
+      raise InstructionError(f'{self.name}: cannot read {instruction[:80]!r}')
     return self.read(match, states.parse(state))
 
   def expert(self, instruction: str, state: str) -> tuple[str, str]:
@@ -346,11 +350,14 @@ FAMILIES: dict[str, Family] = {f.name: f for f in _ALL}
 def advise(task: types.Task, state: str) -> tuple[str, str]:
   """(thought, action) of the expert of the task's family.
 
-  It does nothing on a page that no longer offers what the task asks, such as
-  a dialog that Escape has closed.
+  Raises InstructionError where the instruction is another family's. It does
+  nothing on a page that no longer offers what the task asks, such as a dialog
+  that Escape has closed.
   """
   try:
     return FAMILIES[task.family].expert(task.instruction, state)
+  except InstructionError:
+    raise
   except GoalError:
     return '', str(actions.Action('noop'))
 
