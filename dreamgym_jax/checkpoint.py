@@ -166,10 +166,16 @@ def _leaves(tree: Any) -> dict[str, list]:
   return out
 
 
-def write_json_atomic(path: str | os.PathLike, obj: Any) -> None:
-  """Replaces the file as a whole; numpy scalars become plain numbers."""
+def write_json_atomic(
+    path: str | os.PathLike, obj: Any, allow_nan: bool = True
+) -> None:
+  """Replaces the file as a whole; numpy scalars become plain numbers.
+
+  With allow_nan=False a NaN raises ValueError: it is no JSON, and other
+  readers refuse it.
+  """
   path = pathlib.Path(path)
-  text = json.dumps(obj, indent=1, default=_plain)
+  text = json.dumps(obj, indent=1, default=_plain, allow_nan=allow_nan) + '\n'
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(f'.{path.name}.{os.getpid()}')
   with partial.open('w', encoding='utf-8') as f:

@@ -32,6 +32,10 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
     'mode', 'run', list(_MODES),
     '; '.join(f'{name}: {what}' for name, what in _MODES.items()))
+_UNTIL = flags.DEFINE_string(
+    'until', '', 'The last stage of --mode=run, e.g. --until=gate for M_exp '
+    'and its gate alone; the same command without it goes on from there. '
+    'Default: all stages, and the report.')
 _CACHE = flags.DEFINE_string(
     'compile_cache', '~/.cache/dreamgym_jax', 'Where compiled programs are '
     "kept between runs; '' keeps none.")
@@ -66,6 +70,8 @@ def _main(argv: list[str]) -> None:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
   logging.set_verbosity(logging.WARNING)
   config = _CONFIG.value
+  if _UNTIL.value and _UNTIL.value not in train.STAGES:
+    sys.exit(f'--until={_UNTIL.value}: choose from {", ".join(train.STAGES)}')
   workdir = _WORKDIR.value or (
       f'runs/{config.name}-{config.size}-seed{config.seed}')
   if _MODE.value == 'compare':
@@ -73,7 +79,8 @@ def _main(argv: list[str]) -> None:
     return
   try:
     train.main(_MODE.value, config, pathlib.Path(workdir), _commit(),
-               ' '.join(['python -m dreamgym_jax.main', *sys.argv[1:]]))
+               ' '.join(['python -m dreamgym_jax.main', *sys.argv[1:]]),
+               _UNTIL.value)
   except train.EXPECTED as error:
     # The message says what to do; a traceback would bury it.
     sys.exit(f'\n{type(error).__name__}: {error}')

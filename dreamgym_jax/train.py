@@ -50,18 +50,24 @@ _STAGES: dict[str, Stage] = {
     'gate': learn.gate_stage, 'dream': learn.dream_stage,
     'transfer': learn.transfer_stage, 'real_grpo': learn.real_grpo_stage,
     'evaluate': judging.evaluate_stage, 'audit': judging.audit_stage}
+STAGES = (*_FROM_NOTHING, 'experience', 'warmup', *_STAGES)
 
 
 def main(
     mode: str, c: ml_collections.ConfigDict, workdir: pathlib.Path,
-    commit: str, command: str,
+    commit: str, command: str, until: str = '',
 ) -> None:
-  """Runs a mode of `main`; raises one of EXPECTED where the user can act."""
+  """Runs a mode of `main`; raises one of EXPECTED where the user can act.
+
+  `until` names the last stage of mode 'run'; '' runs all and reports.
+  """
   config.validate(c)
   run = runs.open_run(c, workdir, commit, command)
   with run.metrics:
     if mode == 'run':
-      _run(run)
+      _run(run, until)
+      if until:
+        return
     elif mode == 'evaluate':
       with casts.Cast(run) as cast:
         judging.evaluate_stage(run, cast)
@@ -71,16 +77,19 @@ def main(
     telling.report_stage(run)
 
 
-def _run(run: runs.Run) -> None:
+def _run(run: runs.Run, until: str) -> None:
   for name, stage in _pretraining(run).items():
     if _is_due(run, name):
       stage(run)
+    if name == until:
+      return
   with casts.Cast(run) as cast:
     for name, stage in _STAGES.items():
-      if name == 'real_grpo' and not run.config.real_grpo.is_on:
-        continue
-      if _is_due(run, name):
+      is_off = name == 'real_grpo' and not run.config.real_grpo.is_on
+      if not is_off and _is_due(run, name):
         stage(run, cast)
+      if name == until:
+        return
 
 
 def _pretraining(run: runs.Run) -> dict[str, Callable[[runs.Run], None]]:

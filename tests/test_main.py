@@ -64,6 +64,7 @@ def test_help_names_the_flags_and_the_sizes():
     (['--config=configs/none.py'], ['configs/none.py']),
     ([SMOKE, '--mode=play'], ['mode', 'run', 'evaluate', 'report']),
     ([SMOKE, '--wrkdir=x'], ['wrkdir']),
+    ([SMOKE, '--until=tea'], ['until', 'tea', 'collect', 'gate', 'audit']),
 ])
 def test_a_flag_that_cannot_be_is_named(flags, words, tmp_path):
   workdir = tmp_path / 'run'
@@ -171,6 +172,19 @@ def test_values_that_cannot_work_are_refused(key, value, error, tmp_path):
   assert said.startswith('ConfigError') and error in said
   assert key.split('.')[1].split('_')[-1] in said
   assert not (tmp_path / 'run').exists()
+
+
+def test_a_run_stops_after_the_stage_that_is_named(workdir, monkeypatch):
+  begun = []
+  monkeypatch.setattr(train, '_STAGES', {
+      name: lambda run, cast, name=name: begun.append(name)
+      for name in train._STAGES})
+  c = smoke()
+  train.main('run', c, workdir, '', '', until='warmup')
+  assert begun == [] and not (workdir / 'report.html').exists()
+  train.main('run', c, workdir, '', '', until='transfer')
+  assert begun == ['gate', 'dream', 'transfer']
+  assert not (workdir / 'report.html').exists()
 
 
 def test_another_config_is_refused_with_what_differs(workdir):

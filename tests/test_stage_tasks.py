@@ -77,11 +77,11 @@ def test_a_pool_too_small_for_the_real_pages_grows():
 def test_only_allowed_families_are_played(allowed):
   run, book = extended()
   for seed in range(10):
-    slots = tasks.choose(run, book, jax.random.key(seed), 8, allowed, 0.5)
+    slots = tasks.choose(book, jax.random.key(seed), 8, allowed, 0.5)
     assert len(slots) == 8
     assert {book.tasks[i].family for i in slots} <= set(allowed)
   with pytest.raises(ValueError, match='no real task'):
-    tasks.choose(run, book, KEY, 8, (), 0.5)
+    tasks.choose(book, KEY, 8, (), 0.5)
 
 
 @pytest.mark.parametrize('share', [0.0, 0.25, 0.5])
@@ -89,7 +89,7 @@ def test_generated_tasks_keep_to_their_share(share):
   run, book = extended()
   most = 0
   for seed in range(10):
-    slots = tasks.choose(run, book, jax.random.key(seed), 8, FAMILIES, share)
+    slots = tasks.choose(book, jax.random.key(seed), 8, FAMILIES, share)
     n = sum(book.tasks[i].source == types.GENERATED for i in slots)
     assert n <= share * 8
     most = max(most, n)
@@ -186,6 +186,6 @@ def test_a_book_comes_back_from_a_checkpoint():
   for seed in range(3):
     key = jax.random.key(seed)
     np.testing.assert_array_equal(
-        tasks.choose(run, back, key, 6, FAMILIES, 0.5),
-        tasks.choose(run, book, key, 6, FAMILIES, 0.5))
-  assert curriculum.NO_TASK not in tasks.choose(run, back, KEY, 6, FAMILIES, 0)
+        tasks.choose(back, key, 6, FAMILIES, 0.5),
+        tasks.choose(book, key, 6, FAMILIES, 0.5))
+  assert curriculum.NO_TASK not in tasks.choose(back, KEY, 6, FAMILIES, 0)

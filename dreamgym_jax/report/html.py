@@ -15,7 +15,8 @@ from typing import TypedDict
 import jinja2
 import markupsafe
 
-from dreamgym_jax.report import plots, table, writer
+from dreamgym_jax import checkpoint
+from dreamgym_jax.report import plots, table
 from dreamgym_jax.types import Episode, Transition
 
 
@@ -252,7 +253,7 @@ def write_report(path: str | os.PathLike, data: ReportData) -> None:
 
 def save(path: str | os.PathLike, data: ReportData) -> None:
   """Keeps the data as strict JSON beside the page."""
-  writer.write_json(path, data)
+  checkpoint.write_json_atomic(path, data, allow_nan=False)
 
 
 def load(path: str | os.PathLike) -> ReportData:

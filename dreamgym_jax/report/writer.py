@@ -16,6 +16,8 @@ from typing import Self
 
 import tensorboardX
 
+from dreamgym_jax import checkpoint
+
 METRICS, EVENTS = 'metrics.jsonl', 'tensorboard'
 STAGES = ('warmup', 'dream', 'transfer', 'real_grpo')
 LEDGER = ('pretraining', 'real_offline', 'real_demo', 'real_gate',
@@ -130,15 +132,6 @@ def series(
           if row['stage'] == stage and row.get(name) is not None]
 
 
-def write_json(path: str | os.PathLike, value: Mapping) -> None:
-  """Writes strict JSON whole or not at all (a kill leaves the old file)."""
-  path = pathlib.Path(path)
-  text = json.dumps(value, indent=1, allow_nan=False, sort_keys=False)
-  scratch = path.with_name(path.name + '.part')
-  scratch.write_text(text + '\n', encoding='utf-8')
-  os.replace(scratch, path)
-
-
 def write_summary(
     path: str | os.PathLike,
     *,
@@ -175,7 +168,7 @@ def write_summary(
       'fidelity': dict(fidelity), 'ledger': dict(ledger),
       'seconds': dict(seconds), 'peak_rss_bytes': peak_rss_bytes}
   validate_summary(summary)
-  write_json(path, summary)
+  checkpoint.write_json_atomic(path, summary, allow_nan=False)
   return summary
 
 

@@ -155,8 +155,8 @@ def _iterate(
   book = progress.book
   if propose and progress.iteration % c.curriculum.every == 0:
     book = tasks.extend(run, book, propose, new_key, settings.allowed)
-  slots = tasks.choose(run, book, task_key, c.rl.tasks, settings.allowed,
-                       settings.max_synthetic)
+  slots = tasks.choose(
+      book, task_key, c.rl.tasks, settings.allowed, settings.max_synthetic)
   group = [book.tasks[i] for i in slots for _ in range(c.rl.group)]
   attempts = judge.play(
       player, progress.state.params, world, group, roll_key,

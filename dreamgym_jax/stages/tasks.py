@@ -48,11 +48,10 @@ def open_book(
 
 
 def choose(
-    run: runs.Run, book: Book, key: jax.Array, n: int,
-    allowed: Sequence[str], max_synthetic: float,
+    book: Book, key: jax.Array, n: int, allowed: Sequence[str],
+    max_synthetic: float,
 ) -> np.ndarray:
   """Slots of the next n tasks, at most a share lambda generated."""
-  del run
   mask = np.array([f in allowed for f in book.families])
   return curriculum.sample(book.pool, key, n, max_synthetic, mask)
 
