@@ -134,6 +134,21 @@ def test_a_full_pool_says_so():
   assert sum(t is not None for t in book.tasks) == 7
 
 
+def test_a_task_that_makes_room_for_another_is_noted():
+  run, book = extended(Run(capacity=8))
+  first = [e for e in book.log if e['kept']]
+  assert len(first) == 2
+  book = tasks.extend(
+      run, book, lambda groups, key: [
+          proposal(book, groups, i, 'Newer.') for i in range(len(groups))],
+      KEY, FAMILIES)
+  assert [(e['kept'], e['reason']) for e in first] == [
+      (False, 'made room for another')] * 2
+  kept = [e for e in book.log if e['kept']]
+  assert len(kept) == 2 and all(
+      book.tasks[e['slot']].instruction == e['instruction'] for e in kept)
+
+
 def test_tasks_nobody_learned_from_are_not_varied():
   run, book = open_book()
 

@@ -107,6 +107,8 @@ def extend(
     if slot == curriculum.NO_TASK:
       book.log[serial].update(kept=False, reason='the pool is full')
       continue
+    if book.tasks[slot]:
+      _note(book, slot, 'made room for another')
     book.tasks[slot] = task
     book.log[serial]['slot'] = int(slot)
   return book._replace(pool=pool)
