@@ -32,7 +32,7 @@ class ConfigError(ValueError):
 def defaults() -> D:
   """The `:tiny` size on MiniWoB++: CPU, minutes, shipped weights."""
   c = D()
-  c.name = 'miniwob'
+  c.name = 'miniwob'                # the environment
   c.size = 'tiny'
   c.seed = 0                        # of everything that is drawn in a run
   # Directory of shipped weights, tokenizer and offline transitions;

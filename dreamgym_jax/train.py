@@ -26,6 +26,7 @@ from dreamgym_jax.models import weights
 from dreamgym_jax.report import writer
 from dreamgym_jax.stages import cast as casts
 from dreamgym_jax.stages import (
+  domains,
   judging,
   learn,
   pretrain,
@@ -62,6 +63,7 @@ def main(
   `until` names the last stage of mode 'run'; '' runs all and reports.
   """
   config.validate(c)
+  domains.of(c)
   run = runs.open_run(c, workdir, commit, command)
   with run.metrics:
     if mode == 'run':

@@ -8,6 +8,7 @@ import pytest
 
 from dreamgym_jax import config, rollouts, types
 from dreamgym_jax.data import trajectories
+from dreamgym_jax.envs import miniwob_tasks
 from dreamgym_jax.stages import gating
 from dreamgym_jax.text import states
 
@@ -110,7 +111,8 @@ def test_a_malformed_answer_is_no_state():
 
 def test_real_steps_are_annotated_and_crashes_left_out():
   crashed = episode(5, 2, error='the browser was lost')
-  told = gating.annotated([EPISODES[0], crashed, EPISODES[2]])
+  told = gating.annotated([EPISODES[0], crashed, EPISODES[2]],
+                          miniwob_tasks.annotate)
   assert [e.episode_id for e in told] == ['e0', 'e2']
   assert [s.reasoning for s in told[0].transitions] == [
       'changes', 'need a0 have a0 yes']

@@ -164,13 +164,14 @@ def refuse(workdir: pathlib.Path, c: config.D | None = None,
     ('env.test_seeds', (0, 10), 'disjoint'),
     ('warmup.init', 'shipped', "shipped='web'"),
     ('rl.group', 0, 'rl.group'),
+    ('name', 'moon', 'miniwob'),
 ])
 def test_values_that_cannot_work_are_refused(key, value, error, tmp_path):
   c = smoke()
   c.update_from_flattened_dict({key: value})
   said = refuse(tmp_path / 'run', c)
   assert said.startswith('ConfigError') and error in said
-  assert key.split('.')[1].split('_')[-1] in said
+  assert key.split('.')[-1].split('_')[-1] in said
   assert not (tmp_path / 'run').exists()
 
 

@@ -7,17 +7,16 @@ from collections.abc import Sequence
 import jax
 
 from dreamgym_jax import experience, replay, sampling, types
-from dreamgym_jax.envs import miniwob, pool
-from dreamgym_jax.stages import judge, memory, tasks
+from dreamgym_jax.envs import pool
+from dreamgym_jax.stages import domains, judge, memory, tasks
 from dreamgym_jax.stages import run as runs
 
 
 def make_real(run: runs.Run) -> types.World:
-  """MiniWoB++ in Chromium; in worker processes where there are several."""
-  e = run.config.env
-  make = functools.partial(
-      miniwob.MiniWob, max_steps=e.max_steps, mode=e.mode, timeout=e.timeout)
-  return make() if e.workers == 1 else pool.Pool(make, e.workers)
+  """The config's environment; in worker processes where there are several."""
+  c = run.config
+  make = domains.of(c).world(c)
+  return make() if c.env.workers == 1 else pool.Pool(make, c.env.workers)
 
 
 class Cast:

@@ -8,15 +8,14 @@ that still fail are not dreamed; if none passes, RL refuses with the table.
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 
 from dreamgym_jax import experience, types
 from dreamgym_jax.audit import gate
 from dreamgym_jax.data import trajectories
-from dreamgym_jax.envs import miniwob_tasks
-from dreamgym_jax.stages import judge
+from dreamgym_jax.stages import domains, judge
 from dreamgym_jax.stages import run as runs
 
 
@@ -50,10 +49,11 @@ def predict(
 
 def annotated(
     episodes: Sequence[types.Episode],
+    annotate: Callable[[types.Task, types.Transition], str],
 ) -> list[types.Episode]:
   """With R* on every step; crashed ones left out."""
   return [dataclasses.replace(e, transitions=tuple(
-      dataclasses.replace(s, reasoning=miniwob_tasks.annotate(e.task, s))
+      dataclasses.replace(s, reasoning=annotate(e.task, s))
       for s in e.transitions)) for e in episodes if not e.error]
 
 
@@ -90,7 +90,8 @@ def measure(
     lived = judge.play(player, policy, real, tasks, key, c.rl.temperature,
                        types.REAL, f'{label}-real', c.env.rows, bar.update)
   # A page that crashed says nothing of either world: left out of both.
-  episodes = annotated([a.episode for a in lived])
+  episodes = annotated([a.episode for a in lived],
+                       domains.of(c).annotate)
   n_real = sum(len(e.transitions) for e in episodes)
   trajectories.write_jsonl(
       run.workdir / 'episodes' / f'{label}.jsonl.gz', episodes)
@@ -134,4 +135,4 @@ def own_steps(
     attempts = judge.play(player, policy, real, tasks, key, c.rl.temperature,
                           types.REAL, f'remedy{round_}', c.env.rows,
                           bar.update)
-  return annotated([a.episode for a in attempts])
+  return annotated([a.episode for a in attempts], domains.of(c).annotate)

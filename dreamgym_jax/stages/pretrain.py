@@ -13,9 +13,8 @@ import numpy as np
 
 from dreamgym_jax import collect, corpus, sft, types
 from dreamgym_jax.data import augment, batches, trajectories
-from dreamgym_jax.envs import miniwob_tasks
 from dreamgym_jax.models import transformer
-from dreamgym_jax.stages import cast, memory
+from dreamgym_jax.stages import cast, domains, memory
 from dreamgym_jax.stages import run as runs
 from dreamgym_jax.text import prompts, states, tokenizer
 
@@ -28,7 +27,7 @@ _GRAMMAR = ('page textbox: combobox: textarea: checkbox: radio: button: link: '
 def collect_stage(run: runs.Run) -> None:
   """Real transitions of every behaviour on every training page."""
   c = run.config
-  path = run.workdir / runs.OFFLINE
+  path, domain = run.workdir / runs.OFFLINE, domains.of(run.config)
   with run.stage('collect') as result:
     if not path.exists():
       low, high = c.env.train_seeds
@@ -37,16 +36,16 @@ def collect_stage(run: runs.Run) -> None:
       total = len(tasks) * len(c.collect.behaviours)
       with cast.Cast(run) as players, run.bar(None, 'steps') as bar:
         collected = collect.collect(
-            players.real, tasks, c.collect.behaviours, miniwob_tasks.advise,
-            miniwob_tasks.accepts, miniwob_tasks.annotate, c.env.max_elements,
-            c.seed, c.env.rows, bar.update)
+            players.real, tasks, c.collect.behaviours, domain.advise,
+            domain.accepts, domain.annotate, c.env.max_elements, c.seed,
+            c.env.rows, bar.update)
       run.say(f'   {len(collected.episodes)} of {total} episodes kept; pages '
               f'passed over: {collected.passed_over or "none"}')
       trajectories.write_jsonl(path, collected.episodes)
     episodes = run.offline()
     if c.collect.tfds:
       trajectories.build_tfds(
-          {'train': episodes}, run.workdir / 'tfds', name='dreamgym_web',
+          {'train': episodes}, run.workdir / 'tfds', name=domain.dataset,
           version='1.0.0', card=trajectories.card(episodes))
     result.update(trajectories.card(episodes))
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from dreamgym_jax import checkpoint, cost, evaluate, types
 from dreamgym_jax.data import trajectories
-from dreamgym_jax.envs import miniwob_tasks
 from dreamgym_jax.report import html, table, writer
-from dreamgym_jax.stages import judge
+from dreamgym_jax.stages import domains, judge
 from dreamgym_jax.stages import run as runs
 
 _NAMES = {
@@ -208,7 +207,7 @@ def _exploitation(run: runs.Run, rows: list[dict]) -> list[dict]:
 
 
 def _generated(run: runs.Run) -> list[html.Generated]:
-  generated = []
+  generated, accepts = [], domains.of(run.config).accepts
   for entry in _result(run, 'dream').get('proposals', []):
     task = types.Task(entry['family'], -1, entry['instruction'],
                       entry['initial_state'], types.GENERATED)
@@ -217,7 +216,7 @@ def _generated(run: runs.Run) -> list[html.Generated]:
         instruction=entry['instruction'],
         initial_state=entry['initial_state'], parent=entry['parent'],
         kept=entry['kept'], reason=entry['reason'],
-        is_real=miniwob_tasks.accepts(task) if is_readable else None))
+        is_real=accepts(task) if is_readable else None))
   return generated
 
 
