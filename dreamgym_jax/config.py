@@ -80,14 +80,14 @@ def defaults() -> D:
   c.batch.positions = 1024          # weighted tokens in a batch
 
   c.base = D()                      # all tokens of all roles
-  c.base.steps = 10_000             # optimiser updates
+  c.base.steps = 9_000              # optimiser updates
   c.base.lr = 3e-3
   c.base.rename = 0.5               # share of episodes with other names
   c.base.lookups = 0.5              # share of pages that teach name -> id
 
   c.experience = D()                # SFT of M_exp (Eq. 5)
   c.experience.init = 'shipped'     # or 'base': train it here
-  c.experience.steps = 6_000
+  c.experience.steps = 5_000
   c.experience.lr = 1e-3
   c.experience.rename = 1.0
   c.experience.flag_weight = 3.0    # loss weight of done and success

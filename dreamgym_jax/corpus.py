@@ -15,7 +15,7 @@ from dreamgym_jax import types
 from dreamgym_jax.data import augment, batches
 from dreamgym_jax.text import actions, prompts, states
 
-_LOOKUPS_PER_PAGE = 3
+_LOOKUPS_PER_PAGE = 5
 # demos of every step of every episode, by the rule against leaks
 RetrieveAll = Callable[
     [Sequence[types.Episode]], list[list[list[prompts.Demo]]]]
@@ -117,13 +117,15 @@ def policy_streams(
 
 def lookup_streams(
     prompt: prompts.Prompts, episodes: Sequence[types.Episode],
-    renamer: augment.Renamer, n: int, weights: np.ndarray, seed: int,
+    renamer: augment.Renamer, n: int, seed: int,
 ) -> list[batches.Stream]:
   """Streams of n look-ups each, on one page of every episode.
 
-  The page is one that the episode saw, and stays as it is between them.
+  The page is one that the episode saw, and stays as it is between them. Loss
+  is on the ids and the actions: what a thought wants is drawn at random.
   """
   rng = np.random.default_rng((seed, len(episodes)))
+  id_tokens = prompt.tok.element_ids
   streams = []
   for episode in episodes:
     steps = episode.transitions
@@ -134,9 +136,13 @@ def lookup_streams(
         types.Transition(state, action, state, 0.0, False, thought=thought)
         for thought, action in pairs if action)
     if still:
-      streams.append(to_stream(prompt.policy_stream(
-          dataclasses.replace(episode, task=task, transitions=still)),
-          weights))
+      piece = prompt.policy_stream(
+          dataclasses.replace(episode, task=task, transitions=still))
+      kind = np.asarray(piece.kinds)
+      is_id = (kind == prompts.THOUGHT) & np.isin(piece.ids, id_tokens)
+      streams.append(batches.Stream(
+          np.asarray(piece.ids, np.int32),
+          np.float32(is_id | (kind == prompts.ACTION))))
   return streams
 
 
@@ -163,6 +169,5 @@ def base_streams(
   streams += task_streams(prompt, tasks, len(tasks) // 2, 1, world, seed)
   rng = np.random.default_rng((seed, 1))
   lenders = [e for e in episodes if e.transitions and rng.random() < lookups]
-  acts = kind_weights(action=1)
   return streams + lookup_streams(
-      prompt, lenders, renamer, _LOOKUPS_PER_PAGE, acts, seed)
+      prompt, lenders, renamer, _LOOKUPS_PER_PAGE, seed)

@@ -6,9 +6,9 @@ instruction, states, actions and reasoning alike, is as true as the first (a
 page does not care what its buttons are called), and leaves copying as the only
 way to lower the loss.
 
-A look-up is an element drawn at random, the thought that names it and the
-action that hits it. It teaches name -> id and says nothing of what a task
-wants: where policies begin as small models, they know what they need long
+A look-up is an element drawn at random, the thought that names it with its id
+and the action that hits it. It teaches name -> id and says nothing of what a
+task wants: where policies begin as small models, they know what they need long
 before they find it on the page.
 """
 
@@ -167,7 +167,7 @@ def _namings(
   click = str(actions.Action('click', element.id))
   if role == 'text':
     return []
-  found = [(f'need {role}', click)] if is_only else []
+  found = [(f'need {role}: {element.label}', click)] if is_only else []
   if role in ('textbox', 'textarea', 'combobox'):
     found.append((f'need [{element.id}]', click))
     verb = 'select_option' if role == 'combobox' else 'fill'
@@ -175,13 +175,13 @@ def _namings(
       text = element.options[rng.integers(len(element.options))]
     # A box without a name may be meant for one of the texts beside it.
     texts = [e.name for e in elements if e.role == 'text'] or ['']
-    label = name or texts[rng.integers(len(texts))]
+    label = element.label if name else texts[rng.integers(len(texts))]
     if has_own_name or is_only:
       found.append((f'{label} need {text}'.strip(),
                     str(actions.Action(verb, element.id, text))))
   elif role == 'checkbox' and has_own_name:
     wish = 'off' if element.is_checked else 'on'
-    found.append((f'{name} need {wish}', click))
+    found.append((f'{element.label} need {wish}', click))
   elif has_own_name:
-    found.append((f'need {name}', click))
+    found.append((f'need {element.label}', click))
   return found

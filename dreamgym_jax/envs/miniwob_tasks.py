@@ -72,15 +72,21 @@ class Family:
   def expert(self, instruction: str, state: str) -> tuple[str, str]:
     """(thought, action) of an expert that sees only the text."""
     goal = self.goal(instruction, state)
+    element = {e.id: e for e in states.parse(state)}
     for field in goal.fields:
       if field.want != field.have:
-        thought = f'{field.what} need {field.want}'.strip()
-        role = {e.id: e.role for e in states.parse(state)}[field.element]
+        target = element[field.element]
         verb = {'checkbox': 'click', 'radio': 'click',
-                'combobox': 'select_option'}.get(role, 'fill')
+                'combobox': 'select_option'}.get(target.role, 'fill')
         argument = '' if verb == 'click' else field.want
-        return thought, str(actions.Action(verb, field.element, argument))
-    thought = f'need {goal.need}' if goal.need else 'finish'
+        return (_thought(field, target),
+                str(actions.Action(verb, field.element, argument)))
+    target = element[goal.finish]
+    thought = f'finish {target.label}'
+    if goal.need:
+      thought = f'need {target.label}'
+      if goal.need == target.role:
+        thought = f'need {target.role}: {target.label}'
     return thought, str(actions.Action(goal.verb, goal.finish))
 
   def explain(
@@ -121,6 +127,15 @@ class Family:
     fresh = not any(e.is_checked for e in elements)
     return targets <= ids and fresh and {
         e.role for e in elements} <= self.roles
+
+
+def _thought(field: Field, target: states.Element) -> str:
+  """`name [id] need value`; without the id where the target has no name."""
+  if field.what and field.what == target.name:
+    return f'{target.label} need {field.want}'
+  if field.want == target.name:
+    return f'need {target.label}'
+  return f'{field.what} need {field.want}'.strip()
 
 
 def verdict(items: list[tuple[str, str, str]]) -> str:

@@ -10,7 +10,8 @@ Experience model (Eq. 4; writes reasoning R, the edit to s' and a flag):
 Task generator (Eq. 6; the experience model's parameters):
   <seed> instruction <page> s0 ... <task> INSTRUCTION <page> S0 <end>
 
-What a role writes is in capitals; the rest is printed by the harness. Nothing
+What a role writes is in capitals; the rest is printed by the harness, pages
+with each id behind its name (`states.ids_last`), but for M_task's. Nothing
 is ever re-tokenised: each piece is encoded once and appended. `done` and
 `success` are one flag of three values: <cont> goes on, <win> and <lose> end.
 """
@@ -82,13 +83,14 @@ class Prompts:
 
   def start(self, instruction: str, initial_state: str) -> list[int]:
     return self._tagged('task', instruction) + self._tagged(
-        'page', initial_state)
+        'page', states.ids_last(initial_state))
 
   def observe(self, previous: str, state: str) -> list[int]:
     """The page again where it changed, else only the notice or `same`."""
     if states.body(state) == states.body(previous):
-      state = states.INVALID if state.startswith('!') else states.SAME
-    return self._tagged('page', state)
+      notice = states.INVALID if state.startswith('!') else states.SAME
+      return self._tagged('page', notice)
+    return self._tagged('page', states.ids_last(state))
 
   # -- policy ---------------------------------------------------------------
 

@@ -83,6 +83,11 @@ class Element(NamedTuple):
     return self.role in ('checkbox', 'radio') and (
         self.description == 'checked' or self.description.endswith(' checked'))
 
+  @property
+  def label(self) -> str:
+    """`name [id]`, or `[id]` alone where it has no name."""
+    return f'{self.name} [{self.id}]'.strip()
+
   def __str__(self) -> str:
     return f'[{self.id}] {self.body}'
 
@@ -113,6 +118,18 @@ def parse(state: str) -> list[Element]:
   if len(set(ids)) != len(ids):
     raise StateError(f'the same id twice: {ids}')
   return elements
+
+
+def ids_last(state: str) -> str:
+  """The state with each id behind its name: `button: Submit [4]`.
+
+  What streams show. To find the id of a name is then to say what came after
+  the name the last time, which small models learn long before the way back.
+  """
+  notice = state[:len(state) - len(body(state))]
+  return notice + '\n'.join(
+      ' '.join(f'{e.role}: {e.label} {e.description[len(e.name):]}'.split())
+      for e in parse(state))
 
 
 def held(elements: Sequence[Element]) -> list[str]:

@@ -21,6 +21,7 @@ from dreamgym_jax.text import states
 TAGS = ('<task>', '<seed>', '<page>', '<think>', '<act>', '<hit>', '<demo>',
         '<edit>', '<cont>', '<win>', '<lose>', '<end>')
 MAX_ELEMENTS = 40
+_ELEMENT_PIECES = [f'▁[{i}]' for i in range(1, MAX_ELEMENTS + 1)]
 _LEADING = '"(\''
 _TRAILING = '",.!?)\''
 _ROLE = re.compile(r'\w+:')
@@ -70,6 +71,8 @@ class Tokenizer:
     self.vocab_size = self._sp.vocab_size()
     self.pad = self._sp.pad_id()
     self.tag = {t.strip('<>'): self._sp.piece_to_id(t) for t in TAGS}
+    # `[1]`, `[2]`, ... are one token each.
+    self.element_ids = [self._sp.piece_to_id(p) for p in _ELEMENT_PIECES]
     self._name = {i: t for t, i in self.tag.items()}
 
   def encode(self, text: str) -> list[int]:
@@ -108,7 +111,7 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
       byte_fallback=True, split_digits=True, hard_vocab_limit=False,
       normalization_rule_name='identity', max_sentencepiece_length=16,
       pad_id=0, unk_id=1, bos_id=-1, eos_id=-1, control_symbols=list(TAGS),
-      user_defined_symbols=[f'▁[{i}]' for i in range(1, MAX_ELEMENTS + 1)],
+      user_defined_symbols=_ELEMENT_PIECES,
       num_threads=1, minloglevel=2)
   try:
     sentencepiece.SentencePieceTrainer.train(**options)
