@@ -190,17 +190,21 @@ def test_the_base_learns_to_find_what_a_thought_names(prompt):
   seen = set()
   for stream in acting:
     parts = prompt.tok.split(stream.tokens)
-    page = parts[1][1]
+    page = EPISODES[0].task.initial_state
     thoughts = [text for name, text in parts if name == 'think']
     acts = [text for name, text in parts if name == 'act']
-    assert len(acts) == 3
+    assert len(acts) == 5
+    # Loss on actions and on the ids of thoughts, which precede them.
     assert weighted(stream) == [
-        i for a in acts for i in prompt.policy_reply('', a).ids]
+        i for thought, a in zip(thoughts, acts, strict=True)
+        for i in [*(t for t in prompt.tok.encode(thought)
+                    if t in prompt.tok.element_ids),
+                  *prompt.policy_reply('', a).ids]]
     for thought, action in zip(thoughts, acts, strict=True):
       element = states.parse(page)[actions.parse(action).element - 1]
       need = thought.partition('need ')[2]
-      assert need in (actions.argument(action), element.name, element.role,
-                      f'[{element.id}]')
+      assert need in (actions.argument(action), element.label,
+                      f'{element.role}: {element.label}')
       seen.add((action.split()[0], element.role))
   assert seen == {('click', 'button'), ('click', 'textbox'),
                   ('fill', 'textbox')}

@@ -209,7 +209,7 @@ def test_follow_puts_a_row_on_a_given_page(prompt):
   seen = one(dream, 'fill [1] vina')
   assert seen.state == real.replace('=', '= vina')
   asked = prompt.tok.show(sampler.calls[1]['inputs'][0])
-  assert asked.startswith('<page> [1] textbox: = | [2] button: karrie')
+  assert asked.startswith('<page> textbox: [1] = button: karrie [2]')
 
 
 def test_unchanged_pages_are_not_printed_again(prompt):

@@ -117,15 +117,22 @@ def test_the_expert_does_what_the_page_asks_and_then_finishes(name):
   assert ', '.join(action for _, _, action in steps) == PAGES[name][2]
   goal = families.FAMILIES[name].goal(PAGES[name][0], steps[-1][0])
   assert all(f.want == f.have for f in goal.fields)
-  assert steps[-1][1] == (f'need {goal.need}' if goal.need else 'finish')
+  target, = (e for e in states.parse(steps[-1][0]) if e.id == goal.finish)
+  assert steps[-1][1].startswith('need ' if goal.need else 'finish ')
+  assert steps[-1][1].endswith(target.label) and goal.need in (
+      '', target.name, target.role, f'[{target.id}]')
 
 
 @EVERY
 def test_the_thought_of_a_step_names_what_is_typed(name):
   for _, thought, action in script(name)[:-1]:
-    argument = actions.parse(action).argument
-    wanted = argument or ('USa' if name == 'click-option' else 'on')
+    _, element, argument = actions.parse(action)
+    wanted = argument or (
+        f'USa [{element}]' if name == 'click-option' else 'on')
     assert thought.endswith(f'need {wanted}')
+    # Where the page names the element, the thought has name and id together.
+    target = states.parse(PAGES[name][1])[element - 1]
+    assert not target.name or target.label in thought
 
 
 @EVERY

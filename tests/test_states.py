@@ -138,3 +138,23 @@ def test_a_button_is_shown_with_what_its_page_holds():
   # Only a click sends; other elements and verbs show their own line.
   assert actions.ground('hover [8]', page) == 'button: Go'
   assert actions.ground('click [9]', page) == 'link: more'
+
+
+def test_streams_show_ids_behind_names():
+  page = ('[1] textbox: User = Renda Smith\n[2] textbox: =\n'
+          '[3] checkbox: c d checked\n[4] combobox: Size = A options A ; B\n'
+          '[5] tab: Tab #1 selected\n[6] button:')
+  shown = ('textbox: User [1] = Renda Smith\ntextbox: [2] =\n'
+           'checkbox: c d [3] checked\n'
+           'combobox: Size [4] = A options A ; B\n'
+           'tab: Tab #1 [5] selected\nbutton: [6]')
+  assert states.ids_last(page) == shown
+  assert states.ids_last(states.invalid(page)) == f'! invalid action\n{shown}'
+
+
+@given(pages())
+def test_no_word_is_lost_behind_names(page):
+  for line, shown in zip(states.body(page).split('\n'),
+                         states.ids_last(states.body(page)).split('\n'),
+                         strict=True):
+    assert sorted(line.split()) == sorted(shown.split())

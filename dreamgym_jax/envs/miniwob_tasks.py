@@ -131,7 +131,7 @@ class Family:
 
 def _thought(field: Field, target: states.Element) -> str:
   """`name [id] need value`; without the id where the target has no name."""
-  if field.what and field.what == target.name:
+  if field.what and target.name:
     return f'{target.label} need {field.want}'
   if field.want == target.name:
     return f'need {target.label}'

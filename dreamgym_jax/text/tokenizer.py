@@ -97,7 +97,7 @@ class Tokenizer:
   def show(self, ids: Sequence[int]) -> str:
     """Everything, tags included, for people."""
     return ' '.join(
-        (f'<{name}> ' if name else '') + text.replace('\n', ' | ')
+        (f'<{name}> ' if name else '') + text.replace('\n', ' ')
         for name, text in self.split(ids))
 
 
