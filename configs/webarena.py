@@ -46,7 +46,7 @@ def _smoke(c) -> None:
   c.tokenizer.vocab_size = 400
   c.model.D, c.model.N, c.model.F = 32, 2, 64
   c.model.H, c.model.K, c.model.d = 2, 1, 16
-  c.base.steps = c.experience.steps = c.warmup.lookups = 20
+  c.base.steps = c.experience.steps = 20
   c.gate.enforce = False        # an untrained dream cannot pass
   c.gate.pages = c.gate.remedy_pages = 2
   c.gate.remedy_steps = 5

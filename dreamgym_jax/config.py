@@ -105,8 +105,6 @@ def defaults() -> D:
 
   c.warmup = D()                    # behaviour cloning of the policy
   c.warmup.init = 'shipped'         # or 'base': clone here
-  c.warmup.lookups = 1_500          # updates on name -> id alone, before
-  c.warmup.lookup_lr = 2e-3
   c.warmup.demos = 8                # expert episodes of each family
   c.warmup.epochs = 4
   c.warmup.lr = 1e-3
@@ -188,7 +186,7 @@ _CHOICES = {
     'experience.init': ('shipped', 'base'), 'warmup.init': ('shipped', 'base'),
 }
 _MAY_BE_ZERO = {'seed', 'replay.k', 'rl.kl_coef', 'rl.entropy_coef',
-                'rl.invalid_penalty', 'gate.remedies', 'warmup.lookups',
+                'rl.invalid_penalty', 'gate.remedies',
                 'evaluate.temperature', 'dream.iterations', 'gate.gap'}
 
 

@@ -15,6 +15,7 @@ from dreamgym_jax import types
 from dreamgym_jax.data import augment, batches
 from dreamgym_jax.text import actions, prompts, states
 
+_LOOKUPS_PER_PAGE = 5
 # demos of every step of every episode, by the rule against leaks
 RetrieveAll = Callable[
     [Sequence[types.Episode]], list[list[list[prompts.Demo]]]]
@@ -116,7 +117,7 @@ def policy_streams(
 
 def lookup_streams(
     prompt: prompts.Prompts, episodes: Sequence[types.Episode],
-    renamer: augment.Renamer, seed: int, n: int = 5,
+    renamer: augment.Renamer, n: int, seed: int,
 ) -> list[batches.Stream]:
   """Streams of n look-ups each, on one page of every episode.
 
@@ -168,4 +169,5 @@ def base_streams(
   streams += task_streams(prompt, tasks, len(tasks) // 2, 1, world, seed)
   rng = np.random.default_rng((seed, 1))
   lenders = [e for e in episodes if e.transitions and rng.random() < lookups]
-  return streams + lookup_streams(prompt, lenders, renamer, seed)
+  return streams + lookup_streams(
+      prompt, lenders, renamer, _LOOKUPS_PER_PAGE, seed)

@@ -120,37 +120,21 @@ def experience_streams(
 
 
 def warmup_stage(run: runs.Run) -> None:
-  """The policy before RL: look-ups, then cloning of few demonstrations."""
+  """The policy before RL: behaviour cloning of few demonstrations."""
   c = run.config
   with run.stage('warmup') as result:
     prompt = run.prompts()
     cfg = run.model_config(prompt.tok.vocab_size)
-    episodes, params = run.offline(), run.params('base', cfg)
-    if c.warmup.lookups:
-      params, result['lookup_loss'] = _fit(
-          run, 'lookups', params, lookup_streams(prompt, episodes, c.seed),
-          cfg, c.warmup.lookups, c.warmup.lookup_lr)
-    demos = demonstrations(episodes, c.warmup.demos)
+    demos = demonstrations(run.offline(), c.warmup.demos)
     weights = corpus.kind_weights(thought=1, action=1)
     streams = corpus.policy_streams(prompt, demos, weights)
     n_batches = batches.count_batches(
         streams, c.batch.rows, c.batch.length, c.batch.positions, c.seed)
     params, result['loss'] = _fit(
-        run, 'warmup', params, streams, cfg, c.warmup.epochs * n_batches,
-        c.warmup.lr)
-    result.update(lookups=c.warmup.lookups, demos=len(demos),
-                  transitions=_count(demos))
+        run, 'warmup', run.params('base', cfg), streams, cfg,
+        c.warmup.epochs * n_batches, c.warmup.lr)
+    result.update(demos=len(demos), transitions=_count(demos))
     run.save_params('warmup', params, cfg, recipe='warmup', **result)
-
-
-def lookup_streams(
-    prompt: prompts.Prompts, episodes: list[types.Episode], seed: int
-) -> list[batches.Stream]:
-  """Look-ups on every page and on its twin with other names."""
-  renamer = augment.make_renamer(episodes)
-  everything = [e for e in episodes + _renamed(episodes, 1.0, seed)
-                if e.transitions]
-  return corpus.lookup_streams(prompt, everything, renamer, seed)
 
 
 def demonstrations(
