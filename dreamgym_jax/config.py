@@ -123,8 +123,8 @@ def defaults() -> D:
 
   c.curriculum = D()
   c.curriculum.max_synthetic = 0.25  # lambda: share of generated tasks
-  c.curriculum.pages = 24            # real seed tasks of each family
-  c.curriculum.capacity = 1024
+  c.curriculum.pages = 100           # real seed tasks of each family
+  c.curriculum.capacity = 2048
   c.curriculum.seeds_per_task = 1    # m of Eq. 6
   c.curriculum.candidates = 16       # tasks M_task proposes at a time
   c.curriculum.every = 5             # iterations between proposals
