@@ -26,7 +26,8 @@ END
 esac
 
 make_venv
-install_packages requirements.txt requirements-web.txt requirements-dev.txt
+install_packages requirements.txt requirements-web.txt \
+  requirements-webshop.txt requirements-dev.txt
 find_or_install_chromium
 cd "$root"
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"

@@ -42,6 +42,7 @@ CONFINED = (
     ('ml_collections.config_flags', ('main.py',), False),
     ('ml_collections', ('config.py', 'stages/', 'train.py', 'main.py'), False),
     ('playwright', ('envs/',), False),
+    ('rapidfuzz', ('envs/',), False),
 )
 BANNED_IMPORTS = (
     'pickle', 'cloudpickle', 'dill', 'shelve', 'marshal',
