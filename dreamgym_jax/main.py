@@ -74,10 +74,10 @@ def _main(argv: list[str]) -> None:
     sys.exit(f'--until={_UNTIL.value}: choose from {", ".join(train.STAGES)}')
   workdir = _WORKDIR.value or (
       f'runs/{config.name}-{config.size}-seed{config.seed}')
-  if _MODE.value == 'compare':
-    print(train.compare([pathlib.Path(w) for w in workdir.split(',')]))
-    return
   try:
+    if _MODE.value == 'compare':
+      print(train.compare([pathlib.Path(w) for w in workdir.split(',')]))
+      return
     train.main(_MODE.value, config, pathlib.Path(workdir), _commit(),
                ' '.join(['python -m dreamgym_jax.main', *sys.argv[1:]]),
                _UNTIL.value)

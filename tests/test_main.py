@@ -262,6 +262,13 @@ def test_a_directory_of_weights_that_does_not_ship_is_named(tmp_path):
   assert said.startswith('MissingError') and 'wob' in said
 
 
+def test_a_run_that_is_not_finished_cannot_be_compared(tmp_path):
+  said = complaint(SMOKE, '--mode=compare',
+                   f'--workdir={tmp_path / "a"},{tmp_path / "b"}')
+  assert said.strip().startswith('MissingError') and '--mode=run' in said
+  assert str(tmp_path / 'a') in said
+
+
 @pytest.mark.parametrize('mode', ['evaluate', 'report'])
 def test_a_workdir_without_a_run_has_nothing_to_show(tmp_path, mode):
   said = refuse(tmp_path / 'run', mode=mode)

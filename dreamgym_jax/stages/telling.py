@@ -242,6 +242,11 @@ def _fell_short(run: runs.Run) -> list[str]:
 
 def compare_seeds(workdirs: Sequence[pathlib.Path]) -> str:
   """Each method against warm-up over several seeds of one config."""
+  for workdir in workdirs:
+    if not (workdir / 'summary.json').exists():
+      raise runs.MissingError(
+          f'{workdir / "summary.json"} is not there: finish that run first '
+          '(--mode=run)')
   lines = []
   held_out = {e for w in workdirs for e in checkpoint.read_json(
       w / 'summary.json')['config']['env']['held_out_families']}
