@@ -127,7 +127,7 @@ def test_transitions_are_chained_and_annotated(many):
 def test_thoughts_go_with_the_experts_actions_alone(many):
   for e in by_behaviour(many)['expert']:
     assert [s.thought for s in e.transitions] == [
-        f'need {NAMES[e.task.seed % len(NAMES)]}', 'finish']
+        f'need {NAMES[e.task.seed % len(NAMES)]}', 'finish Submit [2]']
   for e in many:
     for s in e.transitions:
       if s.thought:
