@@ -70,8 +70,6 @@ def _main(argv: list[str]) -> None:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
   logging.set_verbosity(logging.WARNING)
   config = _CONFIG.value
-  if _UNTIL.value and _UNTIL.value not in train.STAGES:
-    sys.exit(f'--until={_UNTIL.value}: choose from {", ".join(train.STAGES)}')
   workdir = _WORKDIR.value or (
       f'runs/{config.name}-{config.size}-seed{config.seed}')
   try:

@@ -51,7 +51,6 @@ _STAGES: dict[str, Stage] = {
     'gate': learn.gate_stage, 'dream': learn.dream_stage,
     'transfer': learn.transfer_stage, 'real_grpo': learn.real_grpo_stage,
     'evaluate': judging.evaluate_stage, 'audit': judging.audit_stage}
-STAGES = (*_FROM_NOTHING, 'experience', 'warmup', *_STAGES)
 
 
 def main(
@@ -64,6 +63,10 @@ def main(
   """
   config.validate(c)
   domains.of(c)
+  stages = (*_pretraining(c), *_training(c))
+  if until and until not in stages:
+    raise config.ConfigError(f'--until={until}: the stages of this run are '
+                             f'{", ".join(stages)}')
   run = runs.open_run(c, workdir, commit, command)
   with run.metrics:
     if mode == 'run':
@@ -80,29 +83,35 @@ def main(
 
 
 def _run(run: runs.Run, until: str) -> None:
-  for name, stage in _pretraining(run).items():
+  for name, stage in _pretraining(run.config).items():
     if _is_due(run, name):
       stage(run)
     if name == until:
       return
   with casts.Cast(run) as cast:
-    for name, stage in _STAGES.items():
-      is_off = name == 'real_grpo' and not run.config.real_grpo.is_on
-      if not is_off and _is_due(run, name):
+    for name, stage in _training(run.config).items():
+      if _is_due(run, name):
         stage(run, cast)
       if name == until:
         return
 
 
-def _pretraining(run: runs.Run) -> dict[str, Callable[[runs.Run], None]]:
-  """The stages that this run must do itself."""
-  c = run.config
+def _pretraining(
+    c: ml_collections.ConfigDict,
+) -> dict[str, Callable[[runs.Run], None]]:
+  """The stages before the gate that this run must do itself."""
   stages = {} if c.shipped else dict(_FROM_NOTHING)
   if c.experience.init == 'base':
     stages['experience'] = pretrain.experience_stage
   if c.warmup.init == 'base':
     stages['warmup'] = pretrain.warmup_stage
   return stages
+
+
+def _training(c: ml_collections.ConfigDict) -> dict[str, Stage]:
+  """The stages from the gate on."""
+  return {name: stage for name, stage in _STAGES.items()
+          if name != 'real_grpo' or c.real_grpo.is_on}
 
 
 def _is_due(run: runs.Run, name: str) -> bool:

@@ -188,6 +188,16 @@ def test_a_run_stops_after_the_stage_that_is_named(workdir, monkeypatch):
   assert not (workdir / 'report.html').exists()
 
 
+def test_a_stage_that_the_run_does_not_have_is_refused(tmp_path):
+  """Else a run from shipped weights would pass over it and go on."""
+  c = config.defaults()
+  for until, is_on in (('base', True), ('real_grpo', False)):
+    c.real_grpo.is_on = is_on
+    with pytest.raises(config.ConfigError, match=f'--until={until}.*gate'):
+      train.main('run', c, tmp_path / 'run', '', '', until=until)
+  assert not (tmp_path / 'run').exists()
+
+
 def test_another_config_is_refused_with_what_differs(workdir):
   c = smoke()
   runs.open_run(c, workdir, '', '').metrics.close()
