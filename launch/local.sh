@@ -62,7 +62,5 @@ make_venv
 install_packages requirements.txt requirements-web.txt
 find_or_install_chromium
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
-# XLA's temporary buffers come and go with every call; with huge pages the kernel
-# need not fault them in anew each time (a third of the sampler's CPU time).
-export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
+use_huge_pages
 run exec "$venv/bin/python" -m dreamgym_jax.main "${flags[@]}"

@@ -32,7 +32,5 @@ find_or_install_chromium
 cd "$root"
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 run "$venv/bin/python" -m ruff check .
-# XLA's temporary buffers come and go with every call; with huge pages the kernel
-# need not fault them in anew each time (a third of the sampler's CPU time).
-export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
+use_huge_pages
 run exec "$venv/bin/python" -m pytest "$@"
