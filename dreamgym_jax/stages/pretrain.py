@@ -79,7 +79,7 @@ def base_streams(
 ) -> list[batches.Stream]:
   """The base's data: the offline set, and a share of it renamed."""
   renamer = augment.make_renamer(episodes)
-  renamed = _renamed(episodes, rename, seed)
+  renamed = _renamed(renamer, episodes, rename, seed)
   return [stream for i, some in enumerate((episodes, renamed))
           for stream in corpus.base_streams(
               prompt, some, renamer, lookups, seed + i)]
@@ -107,7 +107,8 @@ def experience_streams(
   weights = corpus.kind_weights(
       reasoning=1, state=1, flag=c.experience.flag_weight, task=1)
   retrieve = memory.retrieve_all(run, episodes)
-  everything = episodes + _renamed(episodes, c.experience.rename, c.seed + 2)
+  everything = episodes + _renamed(
+      augment.make_renamer(episodes), episodes, c.experience.rename, c.seed + 2)
   streams = corpus.dream_streams(
       prompt, everything, retrieve, weights, c.experience.use_reasoning,
       seed=c.seed)
@@ -150,11 +151,11 @@ def demonstrations(
 
 
 def _renamed(
-    episodes: Sequence[types.Episode], share: float, seed: int
+    renamer: augment.Renamer, episodes: Sequence[types.Episode], share: float,
+    seed: int,
 ) -> list[types.Episode]:
   """A share of the episodes with other names, each beside its original."""
   rng = np.random.default_rng((seed, len(episodes)))
-  renamer = augment.make_renamer(episodes)
   chosen = [e for e in episodes if rng.random() < share]
   return [dataclasses.replace(renamer.rename(e, rng),
                               episode_id=f'{e.episode_id}~')
