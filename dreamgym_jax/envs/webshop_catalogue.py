@@ -280,8 +280,8 @@ def _make_query(
       asins.add(asin)
       title = f'{maker} {string.capwords(query)} {series}, ' + ', '.join(
           string.capwords(a) for a in named)
-      cost, tag = price_and_tag([round(cost, 2)] if rng.random() < .92 else
-                         [round(cost * .9, 2), round(cost * 1.1, 2)], rng)
+      factors = (1.,) if rng.random() < .92 else (.9, 1.1)
+      cost, tag = price_and_tag([round(cost * f, 2) for f in factors], rng)
       extra = tuple(rng.sample(('gift ready', 'family owned', 'award winning',
                                 'factory direct', 'best seller'), 2))
       bullets = [f'{a.upper()}: made for those who ask for {a}.'
