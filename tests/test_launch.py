@@ -10,6 +10,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -19,6 +20,7 @@ TOOLS = (
     'bash', 'cat', 'cut', 'dirname', 'env', 'grep', 'ls', 'mkdir', 'sha256sum',
     'tail',
 )
+SHELLCHECK = pathlib.Path(sys.executable).with_name('shellcheck')
 OLD_PYTHON = 'exit 1'   # fails the version check, like any old or broken one
 
 
@@ -82,11 +84,10 @@ def test_scripts_are_strict_and_parse(script: str):
     assert 'set -euo pipefail' in text
 
 
-@pytest.mark.skipif(not shutil.which('shellcheck'), reason='no shellcheck')
 @pytest.mark.parametrize('script', SCRIPTS)
 def test_scripts_are_shellcheck_clean(script: str):
   done = subprocess.run(
-      ['shellcheck', '-x', script], cwd=ROOT, capture_output=True, text=True)
+      [SHELLCHECK, '-x', script], cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 0, done.stdout
 
 

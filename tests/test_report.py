@@ -4,7 +4,6 @@ import copy
 import functools
 import html as htmllib
 import re
-import shutil
 import struct
 import xml.etree.ElementTree as ET
 
@@ -14,6 +13,7 @@ from playwright import sync_api
 
 from dreamgym_jax import evaluate
 from dreamgym_jax.audit import fidelity, gate
+from dreamgym_jax.envs import chromium
 from dreamgym_jax.report import html, plots, table
 from dreamgym_jax.text import states
 from dreamgym_jax.types import Episode, Task, Transition
@@ -269,15 +269,13 @@ def test_untrusted_text_is_escaped_everywhere():
 
 
 def test_a_browser_shows_the_page_and_runs_nothing(tmp_path):
-  chromium = shutil.which('chromium') or shutil.which('google-chrome')
-  if not chromium:
-    pytest.skip('no Chromium on PATH')
   data = dict(report_data(), title=EVIL, replays=[
       html.replay(*episodes(EVIL, thought=EVIL))])
   html.write_report(tmp_path / 'report.html', data)
+  path = chromium.find_chromium()
   with sync_api.sync_playwright() as playwright:
     browser = playwright.chromium.launch(
-        executable_path=chromium, args=['--no-sandbox', '--disable-gpu'])
+        executable_path=path, args=['--no-sandbox', '--disable-gpu'])
     for width in (1280, 420):
       page = browser.new_page(viewport={'width': width, 'height': 900})
       seen, said = [], []
