@@ -11,7 +11,6 @@ move the mouse and type keys in the same frames, slower and closer to a person.
 
 import collections
 import dataclasses
-import difflib
 import importlib.util
 import json
 import pathlib
@@ -20,7 +19,7 @@ from collections.abc import Callable, Sequence
 from playwright import sync_api
 
 from dreamgym_jax import types
-from dreamgym_jax.envs import chromium
+from dreamgym_jax.envs import checks, chromium
 from dreamgym_jax.text import actions as actions_lib
 from dreamgym_jax.text import states
 
@@ -98,9 +97,8 @@ class MiniWob:
     Raises EnvError for an unknown family, or if a page fails twice.
     """
     for family in sorted({t.family for t in tasks} - self._families):
-      near = difflib.get_close_matches(family, sorted(self._families))
-      hint = f'; did you mean {" or ".join(near)}?' if near else ''
-      raise EnvError(f'no MiniWoB page named {family!r}{hint}')
+      raise EnvError(f'no MiniWoB page named {family!r}'
+                     + checks.did_you_mean(family, self._families))
     try:
       starts = self._begin(tasks)
     except chromium.Error as error:
@@ -120,11 +118,8 @@ class MiniWob:
       self, rows: Sequence[int], actions: Sequence[str]
   ) -> list[Observation]:
     """Acts in the rows, all at once; raises ValueError for a finished row."""
-    if len(set(rows)) != len(rows):
-      raise ValueError(f'the same row twice: {list(rows)}')
-    for i in rows:
-      if self._rows[i].is_over and not self._rows[i].error:
-        raise ValueError(f'the episode of row {i} is over')
+    checks.check_rows(
+        rows, lambda i: self._rows[i].is_over and not self._rows[i].error)
     parsed, answers = {}, {}
     for i, text in zip(rows, actions, strict=True):
       row = self._rows[i]

@@ -13,9 +13,11 @@ import re
 from collections.abc import Callable
 
 from dreamgym_jax import types
+from dreamgym_jax.envs import goals
 from dreamgym_jax.text import actions, states
 
-NONE = 'none'
+GoalError, InstructionError = goals.GoalError, goals.InstructionError
+NONE, verdict = goals.NONE, goals.verdict
 # The button that the dialogs' instructions call "x".
 _SHOWN_AS = {'x': 'Close'}
 _ROLE_OF_WIDGET = {'text': 'textbox', 'textarea': 'textarea',
@@ -44,14 +46,6 @@ class Goal:
   verb: str = 'click'
   # (what, want, have) of the verdict, where it is not one item a field
   items: tuple[tuple[str, str, str], ...] = ()
-
-
-class GoalError(ValueError):
-  """The instruction cannot be read, or the page does not offer what it asks."""
-
-
-class InstructionError(GoalError):
-  """The instruction is not of the family's kind, whatever the page."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,26 +83,23 @@ class Family:
         thought = f'need {target.role}: {target.label}'
     return thought, str(actions.Action(goal.verb, goal.finish))
 
-  def explain(
-      self, instruction: str, state: str, action: str, next_state: str,
-      reward: float, done: bool,
-  ) -> str:
+  def explain(self, instruction: str, step: types.Transition) -> str:
     """R*: why the true transition is what it is; '' where the rules differ."""
-    del done   # the step limit ends episodes on pages that are not over
-    if next_state != states.OVER:
-      return _explain_step(state, action, next_state)
+    # Not by `done`: the step limit ends episodes on pages that are not over.
+    if step.next_state != states.OVER:
+      return _explain_step(step.state, step.action, step.next_state)
     try:
-      goal = self.goal(instruction, state)
+      goal = self.goal(instruction, step.state)
     except GoalError:
       return ''
     items = list(goal.items) or [
         (f.what, f.want, f.have) for f in goal.fields]
     if goal.have_of:
-      target = _target(state, action)
+      target = _target(step.state, step.action)
       if target is None:
         return ''
       items.append(('', goal.need, goal.have_of(target)))
-    agrees = all(want == have for _, want, have in items) == (reward > 0)
+    agrees = all(want == have for _, want, have in items) == (step.reward > 0)
     return verdict(items) if agrees and items else ''
 
   def accepts(self, instruction: str, state: str) -> bool:
@@ -136,13 +127,6 @@ def _thought(field: Field, target: states.Element) -> str:
   if field.want == target.name:
     return f'need {target.label}'
   return f'{field.what} need {field.want}'.strip()
-
-
-def verdict(items: list[tuple[str, str, str]]) -> str:
-  """`what need X have Y yes|no` for each item, joined by ` ; `."""
-  return ' ; '.join(
-      f'{what} need {want} have {have} {"yes" if want == have else "no"}'
-      .strip() for what, want, have in items)
 
 
 def _target(state: str, action: str) -> states.Element | None:
@@ -362,19 +346,13 @@ _ALL = (
 FAMILIES: dict[str, Family] = {f.name: f for f in _ALL}
 
 
+@goals.or_wait
 def advise(task: types.Task, state: str) -> tuple[str, str]:
   """(thought, action) of the expert of the task's family.
 
-  Raises InstructionError where the instruction is another family's. It does
-  nothing on a page that no longer offers what the task asks, such as a dialog
-  that Escape has closed.
+  Raises InstructionError where the instruction is another family's.
   """
-  try:
-    return FAMILIES[task.family].expert(task.instruction, state)
-  except InstructionError:
-    raise
-  except GoalError:
-    return '', str(actions.Action('noop'))
+  return FAMILIES[task.family].expert(task.instruction, state)
 
 
 def accepts(task: types.Task) -> bool:
@@ -384,6 +362,4 @@ def accepts(task: types.Task) -> bool:
 
 def annotate(task: types.Task, step: types.Transition) -> str:
   """R* of a real transition of a known family."""
-  return FAMILIES[task.family].explain(
-      task.instruction, step.state, step.action, step.next_state,
-      step.reward, step.done)
+  return FAMILIES[task.family].explain(task.instruction, step)

@@ -22,13 +22,13 @@ Invalid actions change nothing, and are answered with the notice.
 """
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from dreamgym_jax import types
 from dreamgym_jax.envs import (
+    checks,
     webshop_catalogue,
     webshop_reward,
     webshop_site,
@@ -186,11 +186,7 @@ class WebShop:
       self, rows: Sequence[int], actions: Sequence[str]
   ) -> list[Observation]:
     """Acts in the rows; raises ValueError for a finished row."""
-    if len(set(rows)) != len(rows):
-      raise ValueError(f'the same row twice: {list(rows)}')
-    for i in rows:
-      if self._rows[i].is_over:
-        raise ValueError(f'the episode of row {i} is over')
+    checks.check_rows(rows, lambda i: self._rows[i].is_over)
     return [self._step(self._rows[i], text)
             for i, text in zip(rows, actions, strict=True)]
 
@@ -201,9 +197,8 @@ class WebShop:
 
   def _goal(self, task: Task) -> webshop_catalogue.Goal:
     if task.family not in self.goals:
-      near = difflib.get_close_matches(task.family, sorted(self.goals))
-      hint = f'; did you mean {" or ".join(near)}?' if near else ''
-      raise EnvError(f'no goals of a family {task.family!r}{hint}')
+      raise EnvError(f'no goals of a family {task.family!r}'
+                     + checks.did_you_mean(task.family, self.goals))
     goals = self.goals[task.family]
     if not 0 <= task.seed < len(goals):
       raise EnvError(f'{task.task_id}: seeds of {task.family!r} are below '

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from dreamgym_jax import types
 from dreamgym_jax.envs import (
-    miniwob_tasks,
+    goals,
     webshop,
     webshop_catalogue,
     webshop_reward,
@@ -26,9 +26,8 @@ from dreamgym_jax.envs import (
 )
 from dreamgym_jax.text import actions, states
 
-GoalError = miniwob_tasks.GoalError
-InstructionError = miniwob_tasks.InstructionError
-NONE = miniwob_tasks.NONE
+GoalError, InstructionError = goals.GoalError, goals.InstructionError
+NONE = goals.NONE
 START = '[1] textbox: Search =\n[2] button: Search'
 
 _ASKED = re.compile(
@@ -127,21 +126,18 @@ class Family:
       return choose(goal, _item(elements), elements)
     return 'back', _click(elements, webshop_site.PREVIOUS)
 
-  def explain(
-      self, instruction: str, state: str, action: str, next_state: str,
-      reward: float, done: bool,
-  ) -> str:
+  def explain(self, instruction: str, step: types.Transition) -> str:
     """R*: why the true transition is what it is; '' where the rules differ."""
-    del done   # the step limit ends episodes on pages that are not over
-    if next_state != states.OVER:
-      return _explain_step(state, action, next_state)
+    # Not by `done`: the step limit ends episodes on pages that are not over.
+    if step.next_state != states.OVER:
+      return _explain_step(step.state, step.action, step.next_state)
     try:
-      goal, item = self.goal(instruction), _item(states.parse(state))
+      goal, item = self.goal(instruction), _item(states.parse(step.state))
     except GoalError:
       return ''
     items = verdict_items(goal, item)
-    agrees = all(want == have for _, want, have in items) == (reward > 0)
-    return miniwob_tasks.verdict(items) if agrees else ''
+    agrees = all(want == have for _, want, have in items) == (step.reward > 0)
+    return goals.verdict(items) if agrees else ''
 
   def accepts(self, instruction: str, state: str) -> bool:
     """Whether a generated catalogue's goals could have this one.
@@ -180,22 +176,23 @@ FAMILIES: dict[str, Family] = {
           for c in webshop_catalogue.CATEGORIES))}
 
 
+@goals.or_wait
 def advise(task: types.Task, state: str) -> tuple[str, str]:
   """(thought, action) of the expert of the task's family.
 
-  Raises InstructionError where the instruction cannot be read. It does nothing
-  on a page that is none of the shop's.
+  Raises InstructionError where the instruction cannot be read.
   """
-  return _advise(task, state, _choose)
+  return FAMILIES[task.family].expert(task.instruction, state, _choose)
 
 
+@goals.or_wait
 def carry_on(task: types.Task, state: str) -> tuple[str, str]:
   """`advise`, but blind to what has gone wrong on an item page.
 
   It buys what is in front of it, with whatever has been chosen of each option:
   the expert for near misses, whose slips a heedful one would mend.
   """
-  return _advise(task, state, _carry_on)
+  return FAMILIES[task.family].expert(task.instruction, state, _carry_on)
 
 
 def accepts(task: types.Task) -> bool:
@@ -210,9 +207,7 @@ def reads(task: types.Task) -> bool:
 
 def annotate(task: types.Task, step: types.Transition) -> str:
   """R* of a real transition, played in house actions."""
-  return FAMILIES[task.family].explain(
-      task.instruction, step.state, step.action, step.next_state,
-      step.reward, step.done)
+  return FAMILIES[task.family].explain(task.instruction, step)
 
 
 def page_of(elements: list[states.Element]) -> str:
@@ -250,17 +245,6 @@ def verdict_items(goal: Goal, item: Item) -> list[tuple[str, str, str]]:
     items.append((f'price {item.price_tag}', f'below {limit}',
                   f'{side} {limit}'))
   return items
-
-
-def _advise(
-    task: types.Task, state: str, choose: Choose
-) -> tuple[str, str]:
-  try:
-    return FAMILIES[task.family].expert(task.instruction, state, choose)
-  except InstructionError:
-    raise
-  except GoalError:
-    return '', str(actions.Action('noop'))
 
 
 def _pick(goal: Goal, elements: list[states.Element]) -> tuple[str, str]:
