@@ -34,34 +34,45 @@ class Actor:
 
   def __init__(
       self, behaviour: str, task: types.Task, expert: Expert,
-      rng: np.random.Generator,
+      rehearse: behaviours_lib.Rehearse, rng: np.random.Generator,
   ):
     self._behaviour, self._task, self._expert = behaviour, task, expert
     self._rng = rng
     self._step = -1
-    self._script: list[str] = []
-    self._plan = None
+    self._course = self._plan = None
     if behaviour == behaviours_lib.NEAR_MISS:
-      self._script = script(task, expert)
-      self._plan = behaviours_lib.make_plan(rng, len(self._script))
+      self._course = rehearse(task)
+      self._plan = behaviours_lib.make_plan(rng, self._course.n_steps)
 
   def act(self, state: str) -> tuple[str, str]:
     """(thought, action); the thought only where the expert's advice is taken.
 
-    A near miss goes on with its script as if nothing had happened: an expert
+    A near miss goes on with its course as if nothing had happened: an expert
     that looked again would mend it, and few episodes would fail at the end.
     """
     self._step += 1
     thought, wanted = self._expert(self._task, state)
     advice = wanted
     following = ''
-    if self._step < len(self._script):
-      advice = self._script[self._step]
-      following = ''.join(self._script[self._step + 1:self._step + 2])
+    if self._course:
+      advice = self._course.act(self._step, state) or wanted
+      following = self._course.act(
+          self._step + 1, behaviours_lib.imagine(state, advice))
     action = behaviours_lib.choose(
         self._behaviour, advice, state, self._task.instruction, self._rng,
         step=self._step, plan=self._plan, next_action=following)
     return thought if action == wanted else '', action
+
+
+def by_script(expert: Expert) -> behaviours_lib.Rehearse:
+  """The course of one page: what `script` says, whatever the page shows."""
+
+  def rehearse(task: types.Task) -> behaviours_lib.Course:
+    actions = script(task, expert)
+    return behaviours_lib.Course(
+        len(actions), lambda t, state: ''.join(actions[t:t + 1]))
+
+  return rehearse
 
 
 def script(task: types.Task, expert: Expert) -> list[str]:
@@ -79,6 +90,7 @@ def script(task: types.Task, expert: Expert) -> list[str]:
 def collect(
     world: types.World, tasks: Sequence[types.Task],
     behaviours: Sequence[str], expert: Expert,
+    rehearse: behaviours_lib.Rehearse,
     accepts: Callable[[types.Task], bool], annotate: Annotate,
     max_elements: int, seed: int, rows: int,
     on_step: Callable[[int], None] = lambda n: None,
@@ -90,6 +102,7 @@ def collect(
     tasks: (family, seed) pages.
     behaviours: of `envs.behaviours`; one may stand twice.
     expert: (task, state) -> (thought, action), from text alone.
+    rehearse: the course of a task for near misses, e.g. `by_script(expert)`.
     accepts: whether a page is in the domain.
     annotate: R* of a true transition.
     max_elements: pages with more lines are passed over.
@@ -114,19 +127,20 @@ def collect(
         kept.append(r)
       elif batch[r][1] == 0:
         passed_over[task.family] += 1
-    episodes += _play(world, live, batch, kept, expert, annotate, seed, on_step)
+    episodes += _play(
+        world, live, batch, kept, expert, rehearse, annotate, seed, on_step)
   return Collected(episodes, dict(passed_over))
 
 
 def _play(
-    world, live, batch, kept, expert, annotate, seed, on_step
+    world, live, batch, kept, expert, rehearse, annotate, seed, on_step
 ) -> list[types.Episode]:
   actors, steps, errors = {}, {r: [] for r in kept}, {}
   now = {r: live[r].initial_state for r in kept}
   for r in kept:
     _, index, name = batch[r]
     rng = np.random.default_rng((seed, live[r].seed, index))
-    actors[r] = Actor(name, live[r], expert, rng)
+    actors[r] = Actor(name, live[r], expert, rehearse, rng)
   active = list(kept)
   while active:
     chosen = [actors[r].act(now[r]) for r in active]

@@ -32,7 +32,7 @@ class ConfigError(ValueError):
 def defaults() -> D:
   """The `:tiny` size on MiniWoB++: CPU, minutes, shipped weights."""
   c = D()
-  c.name = 'miniwob'                # the environment
+  c.name = 'miniwob'                # the environment: a key of stages/domains
   c.size = 'tiny'
   c.seed = 0                        # of everything that is drawn in a run
   # Directory of shipped weights, tokenizer and offline transitions;
@@ -53,6 +53,13 @@ def defaults() -> D:
   c.env.gate_seeds = (100_000, 200_000)
   c.env.test_seeds = (200_000, 300_000)
 
+  c.shop = D()                      # WebShop alone
+  # Official files (items_shuffle_*.json, items_ins_v2_*.json, and what people
+  # asked, items_human_ins.json); '' = a catalogue made by code.
+  c.shop.items = c.shop.attributes = c.shop.instructions = ''
+  c.shop.page_size = 10             # links on a page of results
+  c.shop.subpages = ('Description', 'Features', 'Reviews', 'Attributes')
+
   c.collect = D()                   # offline real transitions
   c.collect.pages = 300             # pages of each family
   c.collect.behaviours = ('expert', 'noisy', 'near_miss', 'near_miss',
@@ -61,6 +68,10 @@ def defaults() -> D:
 
   c.tokenizer = D()
   c.tokenizer.vocab_size = 1024
+
+  c.prompt = D()
+  # Whether streams show a changed page whole; short edits spare long pages.
+  c.prompt.repeat_pages = True
 
   c.model = D()                     # of both roles
   c.model.D, c.model.N = 128, 4
@@ -98,6 +109,7 @@ def defaults() -> D:
   c.replay = D()
   c.replay.capacity = 20_000
   c.replay.k = 1                    # retrieved transitions; 0 = none
+  c.replay.demo_tokens = 24         # shown of the edit of each
   c.replay.embedding = 64
   c.replay.index = 'exact'          # or 'scann'
   c.replay.max_dreamed_share = 0.5

@@ -45,7 +45,8 @@ class Row(NamedTuple):
 
   task: types.Task
   state: str                # current, with a notice if there is one
-  seen: str | None          # the page the stream showed last; None: not begun
+  seen: str | None          # the page the stream asked of last; None: not begun
+  told: str = ''            # what its answer made of that page
   steps: int = 0
 
 
@@ -92,8 +93,9 @@ class DreamWorld:
           reasoning='malformed action')
       if row.steps + 1 >= self._settings.max_steps:
         observation = observation._replace(done=True)
+      told = observation.state if r in answers else row.told
       self._rows[r] = self._rows[r]._replace(
-          state=observation.state, steps=row.steps + 1)
+          state=observation.state, told=told, steps=row.steps + 1)
       observations.append(observation)
     return observations
 
@@ -135,7 +137,7 @@ class DreamWorld:
     if row.seen is None:
       ids = self._prompt.start(row.task.instruction, row.task.initial_state)
     else:
-      ids = self._prompt.observe(row.seen, row.state)
+      ids = self._prompt.dream_observe(row.seen, row.told, row.state)
     grounded = actions.ground(action, row.state)
     return ids + self._prompt.dream_ask(
         action, grounded, demos, self._settings.use_reasoning)

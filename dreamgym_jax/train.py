@@ -21,7 +21,7 @@ import ml_collections
 from dreamgym_jax import checkpoint, config
 from dreamgym_jax.audit import gate
 from dreamgym_jax.data import trajectories
-from dreamgym_jax.envs import miniwob
+from dreamgym_jax.envs import checks
 from dreamgym_jax.models import weights
 from dreamgym_jax.report import writer
 from dreamgym_jax.stages import cast as casts
@@ -40,7 +40,7 @@ from dreamgym_jax.text import tokenizer
 # Errors whose message says what to do; `main` shows it without a traceback.
 EXPECTED = (
     config.ConfigError, checkpoint.CheckpointError, gate.GateRefused,
-    miniwob.EnvError, reinforce.DivergedError, runs.MissingError,
+    checks.EnvError, reinforce.DivergedError, runs.MissingError,
     runs.WorkdirError, tokenizer.TokenizerError, trajectories.TrajectoryError,
     weights.WeightsError, writer.MetricsError)
 
@@ -77,7 +77,7 @@ def main(
       with casts.Cast(run) as cast:
         judging.evaluate_stage(run, cast)
     if mode == 'ship':
-      shipping.ship_stage(run, 'web')
+      shipping.ship_stage(run)
       return
     telling.report_stage(run)
 

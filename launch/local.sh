@@ -19,6 +19,7 @@ packages and Chromium (each once), and runs
 Examples:
     bash launch/local.sh                                    # the main job
     bash launch/local.sh --config=configs/webarena.py:smoke # every stage, brief
+    bash launch/local.sh --config=configs/webshop.py        # another world
     bash launch/local.sh --workdir=runs/mine --config.seed=1
     bash launch/local.sh --mode=report --workdir=runs/mine
 
@@ -34,6 +35,7 @@ END
 
 flags=()
 has_config=0
+config=configs/webarena.py
 for flag in "$@"; do
   case "$flag" in
     -h | --help)
@@ -46,11 +48,16 @@ for flag in "$@"; do
       ;;
     --config=configs/*)
       has_config=1
+      config="${flag#--config=}"
       # From another directory, the checkout's own configs are meant.
       path="${flag#--config=}"
       if [ ! -e "${path%%:*}" ]; then flag="--config=$root/$path"; fi
       ;;
-    --config | --config=*) has_config=1 ;;
+    --config=*)
+      has_config=1
+      config="${flag#--config=}"
+      ;;
+    --config) has_config=1 ;;
   esac
   flags+=("$flag")
 done
@@ -59,8 +66,13 @@ if [ "$has_config" = 0 ]; then
 fi
 
 make_venv
-install_packages requirements.txt requirements-web.txt
-find_or_install_chromium
+case "$config" in
+  *webshop*) install_packages requirements.txt requirements-webshop.txt ;;
+  *)
+    install_packages requirements.txt requirements-web.txt
+    find_or_install_chromium
+    ;;
+esac
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 use_huge_pages
 run exec "$venv/bin/python" -m dreamgym_jax.main "${flags[@]}"

@@ -71,7 +71,8 @@ def gather(seeds=range(12), names=FOUR, rows=7, seed=0, world=None, **kw):
   tasks = [types.Task('enter-text', s) for s in seeds]
   return collect.collect(
       world or Pages(), tasks, names, miniwob_tasks.advise,
-      miniwob_tasks.accepts, miniwob_tasks.annotate, 12, seed, rows, **kw)
+      collect.by_script(miniwob_tasks.advise), miniwob_tasks.accepts,
+      miniwob_tasks.annotate, 12, seed, rows, **kw)
 
 
 def by_behaviour(episodes):

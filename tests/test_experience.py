@@ -1,5 +1,7 @@
 """The dream: a scripted sampler for its rules, a real one for its rows."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -101,8 +103,10 @@ def test_a_dreamed_step_is_what_the_model_wrote(prompt):
     assert tuple(call['stop']) == tuple(call['watch']) == prompt.flags
 
 
-def test_the_stream_is_the_one_it_was_trained_on(prompt):
+@pytest.mark.parametrize('repeat_pages', [True, False])
+def test_the_stream_is_the_one_it_was_trained_on(prompt, repeat_pages):
   """What the sampler's row holds equals the training stream, token by token."""
+  prompt = dataclasses.replace(prompt, repeat_pages=repeat_pages)
   dream, sampler = make(prompt, [
       CHANGES, ('textbox takes no press', 'invalid', 'cont'), WIN])
   steps, state = [], PAGE
@@ -218,6 +222,19 @@ def test_unchanged_pages_are_not_printed_again(prompt):
   one(dream, 'fill [1] vina')
   first, then = (prompt.tok.show(c['inputs'][0]) for c in sampler.calls)
   assert GOAL in first and then.startswith('<page> same <act>')
+
+
+def test_what_the_model_said_itself_need_not_be_printed(prompt):
+  """Without `repeat_pages` a page comes only where the truth is another."""
+  prompt = dataclasses.replace(prompt, repeat_pages=False)
+  dream, sampler = make(prompt, [CHANGES, CHANGES, WIN])
+  one(dream, 'fill [1] vina')
+  one(dream, 'tap')                 # invalid by rule: the page is as it was
+  one(dream, 'fill [1] vina')
+  dream.follow([0], [PAGE])
+  one(dream, 'click [2]')
+  _, own, other = (prompt.tok.show(c['inputs'][0]) for c in sampler.calls)
+  assert '<page>' not in own and '<page>' in other
 
 
 def test_retrieved_transitions_stand_beside_the_action(prompt):

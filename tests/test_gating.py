@@ -66,10 +66,15 @@ EPISODES = [episode(0, 2), episode(1, 4), episode(2, 1, win=False),
             episode(3, 3), episode(4, 2)]
 
 
+def always(episode, t):
+  del episode, t
+  return True
+
+
 @pytest.mark.parametrize('rows', [1, 2, 5, 9])
 def test_every_step_is_asked_from_the_real_state(rows):
   dream = Oracle(EPISODES)
-  pairs = gating.predict(dream, EPISODES, rows)
+  pairs = gating.predict(dream, EPISODES, rows, always)
   assert sum(dream.resets, []) == [e.task.task_id for e in EPISODES]
   assert all(len(r) <= rows for r in dream.resets)
   told = {(p.episode_id, p.step): p for p in pairs}
@@ -87,7 +92,7 @@ def test_every_step_is_asked_from_the_real_state(rows):
 
 def test_finished_episodes_are_not_asked():
   dream = Oracle(EPISODES)
-  gating.predict(dream, EPISODES, 5)
+  gating.predict(dream, EPISODES, 5, always)
   assert dream.calls == [[0, 1, 2, 3, 4], [0, 1, 3, 4], [1, 3], [1]]
 
 
@@ -95,16 +100,23 @@ def test_a_wrong_prediction_does_not_spoil_the_next():
   """What the dream says is compared; the real episode goes on."""
   lies = {(1, 'fill [1] a1'): {'state': PAGE, 'done': True, 'reward': 1.0}}
   dream = Oracle(EPISODES, lies)
-  pairs = [p for p in gating.predict(dream, EPISODES, 5)
+  pairs = [p for p in gating.predict(dream, EPISODES, 5, always)
            if p.episode_id == 'e1']
   assert [p.dreamed.next_state == p.real.next_state for p in pairs] == [
       False, False, False, True]
   assert pairs[0].dreamed.reward == 1.0
 
 
+def test_what_nobody_could_know_is_marked():
+  pairs = gating.predict(Oracle(EPISODES), EPISODES, 5,
+                         lambda e, t: (e.episode_id, t) != ('e1', 2))
+  assert [(p.episode_id, p.step) for p in pairs if not p.is_determined] == [
+      ('e1', 2)]
+
+
 def test_a_malformed_answer_is_no_state():
   lies = {(2, 'click [2]'): {'is_malformed': True, 'state': states.OVER}}
-  pairs = gating.predict(Oracle(EPISODES, lies), EPISODES, 5)
+  pairs = gating.predict(Oracle(EPISODES, lies), EPISODES, 5, always)
   bad, = (p for p in pairs if p.episode_id == 'e2')
   assert bad.dreamed.next_state == ''
 

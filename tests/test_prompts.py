@@ -171,6 +171,18 @@ def test_an_unchanged_page_is_not_printed_again(prompt):
   assert 'vina' in show(prompt.observe(PAGE, FILLED))
 
 
+def test_short_edits_stand_for_long_pages(prompt):
+  short = dataclasses.replace(prompt, repeat_pages=False)
+  filled = short.observe(PAGE, FILLED)
+  assert prompt.tok.show(filled).strip() == '<page> [1] = vina'
+  # Of a notice, and of pages that change throughout, there is no short edit.
+  invalid = states.invalid(PAGE)
+  assert short.observe(PAGE, invalid) == prompt.observe(PAGE, invalid)
+  other = '[1] link: a\n[2] link: b'
+  assert short.observe(PAGE, other) == prompt.observe(PAGE, other)
+  assert prompt.observe(PAGE, FILLED) != filled
+
+
 def test_tasks_parse_back(prompt):
   task = EPISODE.task
   stream = prompt.task_stream([task], task)

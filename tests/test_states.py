@@ -52,6 +52,17 @@ def test_edits_that_know_the_action_or_the_group():
   assert states.apply(radios, '[2] checked') == other
 
 
+def test_a_line_of_text_parts_groups_of_radios():
+  page = '[1] text: {}\n[2] radio: a{}\n[3] radio: b{}\n' \
+         '[4] text: size\n[5] radio: c{}\n[6] button: Go'
+  first = page.format('hue', ' checked', '', ' checked')
+  then = page.format('hue', '', ' checked', ' checked')
+  assert states.diff(first, then) == '[3] checked'
+  assert states.radio_group(states.parse(first), 3) == [2, 3]
+  assert states.radio_group(states.parse(first), 5) == [5]
+  assert states.radio_group(states.parse(first), 6) == []
+
+
 @given(pages())
 def test_edit_to_the_end_and_to_an_invalid_action(old):
   assert states.apply(old, states.diff(old, states.OVER)) == states.OVER

@@ -70,6 +70,20 @@ def test_the_expert_wins_two_hundred_goals(world):
         purchase.score.reward < 1)
 
 
+def test_what_no_visitor_could_know(world):
+  """Lists and products, the first time; all else follows from the page."""
+  task, = world.reset([types.Task('shop', 3)])
+  steps = []
+  for action in ('fill [1] rugs', 'click [2]', 'click [4]', 'click [4]',
+                 'click [2]', 'click [4]', 'click [99]', 'click [1]'):
+    state = steps[-1].next_state if steps else task.initial_state
+    seen, = world.step([0], [action])
+    steps.append(types.Transition(state, action, seen.state, 0., seen.done))
+  episode = types.Episode(task, tuple(steps), types.REAL, '', 'e')
+  assert [families.is_determined(episode, t) for t in range(len(steps))] == [
+      True, False, False, True, True, True, True, True]
+
+
 @pytest.mark.parametrize('behaviour', behaviours.BEHAVIOURS)
 def test_every_behaviour_is_annotated_and_verdicts_are_true(world, behaviour):
   """`annotate` agrees with the shop, or says nothing; here it always agrees."""
@@ -127,28 +141,30 @@ def test_every_goal_of_the_generated_catalogue_reads_back(world):
 
 
 @pytest.mark.parametrize('state, thought, action', [
-    (families.START, 'search need solid wood, non slip area rugs',
+    (families.START, 'Search [1] need solid wood, non slip area rugs',
      'fill [1] solid wood, non slip area rugs'),
     (families.START.replace(
-        '=', '= solid wood, non slip area rugs'), 'search', 'click [2]'),
+        '=', '= solid wood, non slip area rugs'),
+     'finish Search [2]', 'click [2]'),
     (families.START.replace('=', '= rugs'),
-     'search need solid wood, non slip area rugs',
+     'Search [1] need solid wood, non slip area rugs',
      'fill [1] solid wood, non slip area rugs'),
-    (results(f'{OTHER} $9.0', f'{RUG} $61.0', f'{RUG} $60.0'), 'need B06',
-     'click [6]'),
-    (results(f'{RUG} $59.0 to $61.0'), 'need B04', 'click [4]'),
-    (results(f'{RUG} $60.5 to $61.0', f'{OTHER} $9.0'), 'not here',
-     'click [3]'),
-    (results().replace('[3] button: Next >', ''), 'not found', 'click [1]'),
-    (ITEM, 'color need red', 'click [5]'),
-    (ITEM.replace('red', 'red checked'), 'size need full', 'click [12]'),
+    (results(f'{OTHER} $9.0', f'{RUG} $61.0', f'{RUG} $60.0'),
+     'need $60.0 [6]', 'click [6]'),
+    (results(f'{RUG} $59.0 to $61.0'), 'need $61.0 [4]', 'click [4]'),
+    (results(f'{RUG} $60.5 to $61.0', f'{OTHER} $9.0'),
+     'not here Next > [3]', 'click [3]'),
+    (results().replace('[3] button: Next >', ''),
+     'not found Back to Search [1]', 'click [1]'),
+    (ITEM, 'color need red [5]', 'click [5]'),
+    (ITEM.replace('red', 'red checked'), 'size need full [12]', 'click [12]'),
     (ITEM.replace('red', 'red checked').replace('full', 'full checked'),
-     'finish', 'click [10]'),
-    (ITEM.replace('red', 'redder').replace('full', 'full checked'), 'finish',
-     'click [10]'),
-    (ITEM.replace('45.5', '60.5'), 'not this', 'click [2]'),
-    (ITEM.replace(RUG, OTHER), 'not this', 'click [2]'),
-    (TOP + 'button: < Prev\n[3] text: A rug.', 'back', 'click [2]'),
+     'finish Buy Now [10]', 'click [10]'),
+    (ITEM.replace('red', 'redder').replace('full', 'full checked'),
+     'finish Buy Now [10]', 'click [10]'),
+    (ITEM.replace('45.5', '60.5'), 'not this < Prev [2]', 'click [2]'),
+    (ITEM.replace(RUG, OTHER), 'not this < Prev [2]', 'click [2]'),
+    (TOP + 'button: < Prev\n[3] text: A rug.', 'back < Prev [2]', 'click [2]'),
     ('[1] button: Submit', '', 'noop'),
     ('', '', 'noop'),
 ])
@@ -160,9 +176,9 @@ def test_advice(state, thought, action):
 def test_carrying_on_mends_nothing_on_an_item_page():
   blue = ITEM.replace('blue', 'blue checked').replace(RUG, OTHER)
   assert families.advise(TASK, blue)[1] == 'click [2]'
-  assert families.carry_on(TASK, blue) == ('size need full', 'click [12]')
+  assert families.carry_on(TASK, blue) == ('size need full [12]', 'click [12]')
   assert families.carry_on(TASK, blue.replace('full', 'full checked')) == (
-      'finish', 'click [10]')
+      'finish Buy Now [10]', 'click [10]')
   assert families.carry_on(TASK, families.START) == families.advise(
       TASK, families.START)
 
@@ -172,7 +188,7 @@ def test_goods_of_no_generated_catalogue_are_taken_by_likeness():
       TASK, instruction='Find me blue gadgets, and price lower than 9.00 '
       'dollars')
   page = results('Red Gadgets $3.0', 'Blue Gadgets $4.0', 'Blue Gadgets $10.0')
-  assert families.advise(task, page) == ('need B05', 'click [5]')
+  assert families.advise(task, page) == ('need $4.0 [5]', 'click [5]')
   assert families.reads(task) and not families.accepts(task)
 
 

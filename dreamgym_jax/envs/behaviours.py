@@ -9,11 +9,12 @@ Pure functions of text and a numpy generator; the real page judges the result.
 
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from dreamgym_jax import types
 from dreamgym_jax.text import actions as actions_lib
 from dreamgym_jax.text import states
 
@@ -50,6 +51,17 @@ def make_plan(rng: np.random.Generator, n_steps: int) -> Plan:
   With `n_steps` above the expert's true number some episodes go unspoilt.
   """
   return Plan(int(rng.integers(max(n_steps, 1))), str(rng.choice(KINDS)))
+
+
+class Course(NamedTuple):
+  """What a near miss does apart from its one slip."""
+
+  n_steps: int                       # the slip is one of them
+  act: Callable[[int, str], str]     # (step, state) -> action; '' past the end
+
+
+# The course of a task, given its initial state
+Rehearse = Callable[[types.Task], Course]
 
 
 def choose(
@@ -246,8 +258,8 @@ def imagine(state: str, action_text: str) -> str:
     action = actions_lib.parse(action_text)
   except actions_lib.ActionError:
     return states.body(state)
-  lines = []
-  for element in states.parse(state):
+  lines, elements = [], states.parse(state)
+  for element in elements:
     body, role = element.body, element.role
     is_click = action.verb == 'click'
     if element.id == action.element:
@@ -264,8 +276,8 @@ def imagine(state: str, action_text: str) -> str:
         head, _, tail = body.partition('=')
         options = tail.partition(' options ')[2]
         body = f'{head.strip()} = {action.argument} options {options}'
-    elif is_click and role == 'radio' and action.element in {
-        e.id for e in states.parse(state) if e.role == 'radio'}:
+    elif is_click and element.id in states.radio_group(
+        elements, action.element):
       body = body.removesuffix(' checked')   # one of a group is checked
     lines.append(f'[{element.id}] {body}')
   return '\n'.join(lines)

@@ -4,6 +4,10 @@ import difflib
 from collections.abc import Callable, Iterable, Sequence
 
 
+class EnvError(RuntimeError):
+  """An environment cannot do what was asked; says why and what to do."""
+
+
 def check_rows(rows: Sequence[int], is_over: Callable[[int], bool]) -> None:
   """Raises ValueError for a row that stands twice or is over."""
   if len(set(rows)) != len(rows):

@@ -11,6 +11,9 @@ import threading
 
 from playwright import sync_api
 
+from dreamgym_jax.envs import checks
+
+EnvError = checks.EnvError
 Error, TimeoutError = sync_api.Error, sync_api.TimeoutError
 
 _NAMES = ('chromium', 'chromium-browser', 'google-chrome')
@@ -26,9 +29,6 @@ _FLAGS = (
     '--disable-backgrounding-occluded-windows',
 )
 
-
-class EnvError(RuntimeError):
-  """The real environment cannot be had; the message says what to do."""
 
 
 class _Driver(threading.local):

@@ -43,13 +43,10 @@ EVERYTHING = 'shop'
 MAX_STEPS = 15
 _OFFICIAL = re.compile(r'(search|click)\[(.+)\]')
 _LINK = re.compile(r'(\S+) (.*?) (\$[\d.]+(?: to \$[\d.]+)?)')
+EnvError = checks.EnvError
 _SEPARATOR = ' [SEP] '
 # (action text, state) -> the house actions that one step carries out
 Read = Callable[[str, str], list[actions_lib.Action]]
-
-
-class EnvError(RuntimeError):
-  """A task that this shop does not have."""
 
 
 class Purchase(NamedTuple):
@@ -149,6 +146,7 @@ class WebShop:
       max_steps: int = MAX_STEPS,
       read: Read = read_house,
       subpages: Sequence[str] = webshop_site.SUBPAGES,
+      page_size: int = webshop_site.PAGE_SIZE,
   ):
     """Opens the shop.
 
@@ -158,10 +156,11 @@ class WebShop:
       read: what an action text means; read_house or read_official.
       subpages: buttons of an item page, of webshop_site.SUBPAGES; the authors'
         default is the first three.
+      page_size: links on a page of results; the authors show ten.
     """
     catalogue = load()
     self.max_steps, self._read = max_steps, read
-    self.site = webshop_site.Site(catalogue, subpages)
+    self.site = webshop_site.Site(catalogue, subpages, page_size)
     self.goals = {EVERYTHING: list(catalogue.goals)}
     for goal in catalogue.goals:
       self.goals.setdefault(family_of(goal.category), []).append(goal)

@@ -23,12 +23,13 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from dreamgym_jax.envs import checks
 from dreamgym_jax.envs import webshop_catalogue as shop
 
 _ASIN_LENGTH = 10   # longer ones are no products
 
 
-class CatalogueError(ValueError):
+class CatalogueError(checks.EnvError):
   """A file is not in the official shape; names the file and the key."""
 
 

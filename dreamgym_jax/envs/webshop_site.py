@@ -9,7 +9,7 @@ Lines are `[id] role: description` of text/states.py, in the official order:
 
   search    textbox Search, button Search
   results   Back to Search, 'Page 1 (Total results: 50)', < Prev, Next >, and
-            up to ten links `asin title $price`
+            up to ten links `asin title $price` (PAGE_SIZE)
   item      Back to Search, < Prev; every option's name and a radio for each of
             its values; title, price, rating; a button for each subpage; Buy Now
   subpage   Back to Search, < Prev, texts (the description, ...)
@@ -97,11 +97,11 @@ class Site:
 
   def __init__(
       self, catalogue: webshop_catalogue.Catalogue,
-      subpages: Sequence[str] = SUBPAGES,
+      subpages: Sequence[str] = SUBPAGES, page_size: int = PAGE_SIZE,
   ):
     """`subpages`: those of SUBPAGES that an item page has buttons for."""
     self.products = {p.asin: p for p in catalogue.products}
-    self._subpages = tuple(subpages)
+    self._subpages, self._page_size = tuple(subpages), page_size
     self._asins = tuple(self.products)
     self._index = Index(
         [tokens(_document(p)) for p in self.products.values()])
@@ -132,7 +132,7 @@ class Site:
 
   def _result_lines(self, place: Place) -> list:
     found = self.search(place.words)
-    end = place.number * PAGE_SIZE
+    end = place.number * self._page_size
     lines = [('button', BACK, Place()),
              ('text', f'Page {place.number} (Total results: {len(found)})',
               None)]
@@ -141,7 +141,7 @@ class Site:
                     place._replace(number=place.number - 1)))
     if end < len(found):
       lines.append(('button', NEXT, place._replace(number=place.number + 1)))
-    for asin in found[end - PAGE_SIZE:end]:
+    for asin in found[end - self._page_size:end]:
       product = self.products[asin]
       lines.append(('link', f'{asin} {label(product.name)} {product.price_tag}',
                     place._replace(page=ITEM, asin=asin)))

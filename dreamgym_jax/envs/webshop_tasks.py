@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 from dreamgym_jax import types
 from dreamgym_jax.envs import (
+    behaviours,
     goals,
     webshop,
     webshop_catalogue,
@@ -68,7 +69,6 @@ class Item:
   price: float                          # the lower end of a range
   price_tag: str
   radios: tuple[tuple[str, states.Element], ...]   # (option name, radio)
-  buy: int
 
   def chosen(self, name: str) -> str:
     return next((_value(r) for n, r in self.radios
@@ -118,13 +118,14 @@ class Family:
     if page == webshop_site.SEARCH:
       box, button = elements
       if box.value != goal.words:
-        return f'search need {goal.words}', f'fill [{box.id}] {goal.words}'
-      return 'search', f'click [{button.id}]'
+        return (f'{box.label} need {goal.words}',
+                f'fill [{box.id}] {goal.words}')
+      return f'finish {button.label}', f'click [{button.id}]'
     if page == webshop_site.RESULTS:
       return _pick(goal, elements)
     if page == webshop_site.ITEM:
       return choose(goal, _item(elements), elements)
-    return 'back', _click(elements, webshop_site.PREVIOUS)
+    return _click('back', elements, webshop_site.PREVIOUS)
 
   def explain(self, instruction: str, step: types.Transition) -> str:
     """R*: why the true transition is what it is; '' where the rules differ."""
@@ -195,6 +196,27 @@ def carry_on(task: types.Task, state: str) -> tuple[str, str]:
   return FAMILIES[task.family].expert(task.instruction, state, _carry_on)
 
 
+def rehearse(task: types.Task) -> behaviours.Course:
+  """The course of near misses."""
+  return behaviours.Course(
+      EXPERT_STEPS, lambda t, state: carry_on(task, state)[1])
+
+
+def is_determined(episode: types.Episode, t: int) -> bool:
+  """False where step t opens a list or a product not seen before.
+
+  What they show is the shop's to say, and nothing before it tells.
+  """
+  step = episode.transitions[t]
+  page = states.body(step.next_state)
+  if page == states.OVER or page in {
+      states.body(s.state) for s in episode.transitions[:t + 1]}:
+    return True
+  kind, before = (page_of(states.parse(p)) for p in (page, step.state))
+  return kind == webshop_site.SEARCH or (
+      kind == before == webshop_site.ITEM)     # an option was chosen
+
+
 def accepts(task: types.Task) -> bool:
   """Whether a generated catalogue could have made the task."""
   return FAMILIES[task.family].accepts(task.instruction, task.initial_state)
@@ -254,13 +276,15 @@ def _pick(goal: Goal, elements: list[states.Element]) -> tuple[str, str]:
     match = _LINK.fullmatch(element.description)
     if element.role == 'link' and match and (
         float(match[3]) <= goal.price_upper and not goal.lacks(match[2])):
-      fitting.append((goal.likeness(match[2]), element.id, match[1]))
+      fitting.append((goal.likeness(match[2]), element))
   if fitting:
-    _, index, asin = max(fitting, key=lambda f: f[0])
-    return f'need {asin}', f'click [{index}]'
+    _, link = max(fitting, key=lambda f: f[0])
+    # The price is what stands next to the id, and seldom stands twice.
+    return (f'need {link.description.split()[-1]} [{link.id}]',
+            f'click [{link.id}]')
   if any(e.name == webshop_site.NEXT for e in elements):
-    return 'not here', _click(elements, webshop_site.NEXT)
-  return 'not found', _click(elements, webshop_site.BACK)
+    return _click('not here', elements, webshop_site.NEXT)
+  return _click('not found', elements, webshop_site.BACK)
 
 
 def _choose(
@@ -268,29 +292,28 @@ def _choose(
 ) -> tuple[str, str]:
   """Chooses what is wanted and there, then buys; leaves what does not fit."""
   if goal.lacks(item.title) or item.price > goal.price_upper:
-    return 'not this', _click(elements, webshop_site.PREVIOUS)
+    return _click('not this', elements, webshop_site.PREVIOUS)
   for name, want in goal.options:
     for option, radio in item.radios:
       if option == name and _value(radio) == want and not radio.is_checked:
-        return f'{name} need {want}', f'click [{radio.id}]'
-  return 'finish', f'click [{item.buy}]'
+        return f'{name} need {want} [{radio.id}]', f'click [{radio.id}]'
+  return _click('finish', elements, webshop_site.BUY)
 
 
 def _carry_on(
     goal: Goal, item: Item, elements: list[states.Element]
 ) -> tuple[str, str]:
-  del elements
   for name, want in goal.options:
     for option, radio in item.radios:
       if option == name and _value(radio) == want and (
           item.chosen(name) == NONE):
-        return f'{name} need {want}', f'click [{radio.id}]'
-  return 'finish', f'click [{item.buy}]'
+        return f'{name} need {want} [{radio.id}]', f'click [{radio.id}]'
+  return _click('finish', elements, webshop_site.BUY)
 
 
 def _item(elements: list[states.Element]) -> Item:
   """Raises GoalError where it is no item page."""
-  name, title, radios, buy = '', '', [], 0
+  name, title, radios, can_buy = '', '', [], False
   price, tag = math.inf, ''
   for element in elements:
     if element.role == 'radio':
@@ -302,20 +325,23 @@ def _item(elements: list[states.Element]) -> Item:
         tag = element.description.removeprefix('Price: ')
       name = element.description
     elif element.name == webshop_site.BUY:
-      buy = element.id
-  if not buy or not tag:
+      can_buy = True
+  if not can_buy or not tag:
     raise GoalError('no item page')
-  return Item(title, price, tag, tuple(radios), buy)
+  return Item(title, price, tag, tuple(radios))
 
 
 def _value(radio: states.Element) -> str:
   return radio.name.strip('"')
 
 
-def _click(elements: list[states.Element], name: str) -> str:
+def _click(
+    why: str, elements: list[states.Element], name: str
+) -> tuple[str, str]:
   for element in elements:
     if element.role == 'button' and element.name == name:
-      return str(actions.Action('click', element.id))
+      return (f'{why} {element.label}',
+              str(actions.Action('click', element.id)))
   raise GoalError(f'no button {name!r}')
 
 

@@ -1,42 +1,51 @@
-"""The environments that a config can name: one entry each.
+"""The environments that a config can name: one module and one line each.
 
 Everything else in the package knows worlds, tasks and texts alone; what it
-needs to be told about an environment is a `Domain`.
+needs to be told about an environment is a `Domain`. The modules are imported
+when a config names them, for their packages need not all be installed.
 """
 
-import functools
+import importlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import ml_collections
 
 from dreamgym_jax import config, types
-from dreamgym_jax.envs import miniwob, miniwob_tasks
+from dreamgym_jax.envs import behaviours
 
 
 class Domain(NamedTuple):
   """A real world and what is known about its tasks, from text alone."""
 
+  title: str                 # for people
+  shipped: str               # directory of its weights, below shipped/
+  dataset: str               # name of its TFDS dataset
   # config -> what makes a world; picklable, for worker processes
   world: Callable[[ml_collections.ConfigDict], Callable[[], types.World]]
   # (task, state) -> (thought, action) of an expert
   advise: Callable[[types.Task, str], tuple[str, str]]
+  # what near misses do apart from their slip
+  rehearse: behaviours.Rehearse
   # whether the environment's own generator could have made the task
   accepts: Callable[[types.Task], bool]
   # R* of a true transition; '' where the rules here disagree with the world
   annotate: Callable[[types.Task, types.Transition], str]
-  dataset: str               # name of its TFDS dataset
+  # (episode, t): whether what step t leads to could be known before it
+  is_determined: Callable[[types.Episode, int], bool]
 
 
-def _miniwob(c: ml_collections.ConfigDict) -> Callable[[], types.World]:
-  e = c.env
-  return functools.partial(
-      miniwob.MiniWob, max_steps=e.max_steps, mode=e.mode, timeout=e.timeout)
+def always(episode: types.Episode, t: int) -> bool:
+  """`is_determined` of pages that show all there is to know of them."""
+  del episode, t
+  return True
 
 
+# name -> (module beside this one, its Domain, what it needs installed)
 DOMAINS = {
-    'miniwob': Domain(_miniwob, miniwob_tasks.advise, miniwob_tasks.accepts,
-                      miniwob_tasks.annotate, 'dreamgym_web'),
+    'miniwob': ('on_miniwob', 'DOMAIN', 'requirements-web.txt'),
+    'webshop': ('on_webshop', 'DOMAIN', 'requirements-webshop.txt'),
+    'webshop-official': ('on_webshop', 'OFFICIAL', 'requirements-webshop.txt'),
 }
 
 
@@ -45,4 +54,11 @@ def of(c: ml_collections.ConfigDict) -> Domain:
   if c.name not in DOMAINS:
     raise config.ConfigError(
         f'name={c.name!r}: choose from {tuple(DOMAINS)}')
-  return DOMAINS[c.name]
+  module, attribute, requirements = DOMAINS[c.name]
+  try:
+    found = importlib.import_module(f'dreamgym_jax.stages.{module}')
+  except ModuleNotFoundError as error:
+    raise config.ConfigError(
+        f'name={c.name!r}: the package {error.name!r} is missing; '
+        f'pip install -r {requirements}') from error
+  return getattr(found, attribute)

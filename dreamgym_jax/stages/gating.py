@@ -20,7 +20,8 @@ from dreamgym_jax.stages import run as runs
 
 
 def predict(
-    dream: experience.DreamWorld, episodes: Sequence[types.Episode], rows: int
+    dream: experience.DreamWorld, episodes: Sequence[types.Episode],
+    rows: int, is_determined: Callable[[types.Episode, int], bool],
 ) -> list[gate.StepPair]:
   """M_exp's one-step predictions along real episodes.
 
@@ -43,7 +44,8 @@ def predict(
             success_prob=o.success_prob)
         pairs.append(gate.StepPair(
             batch[i].task.family, batch[i].episode_id, t, step, dreamed,
-            t + 1 == len(batch[i].transitions)))
+            t + 1 == len(batch[i].transitions),
+            is_determined(batch[i], t)))
   return pairs
 
 
@@ -95,7 +97,8 @@ def measure(
   n_real = sum(len(e.transitions) for e in episodes)
   trajectories.write_jsonl(
       run.workdir / 'episodes' / f'{label}.jsonl.gz', episodes)
-  pairs = predict(dream, episodes, player.rows)
+  pairs = predict(dream, episodes, player.rows,
+                  domains.of(c).is_determined)
   # The pages' texts are known now: the dream starts from the same s0.
   with run.bar(None, 'dreamed steps') as bar:
     dreamed = judge.play(
@@ -124,12 +127,13 @@ def own_steps(
 ) -> list[types.Episode]:
   """The policy's own real rollouts on training pages, annotated: the remedy.
 
-  Their pages lie behind those of the offline set, so that M_exp sees new ones.
+  Their pages are the last of the training range, those of the offline set the
+  first, so that M_exp sees new ones.
   """
   c = run.config
-  low = c.env.train_seeds[0] + 10_000 * (1 + round_)
+  high = c.env.train_seeds[1] - round_ * c.gate.remedy_pages
   tasks = [types.Task(f, s) for f in families
-           for s in range(low, low + c.gate.remedy_pages)]
+           for s in range(high - c.gate.remedy_pages, high)]
   key = jax.random.fold_in(jax.random.key(c.seed), runs.GATE + 100 + round_)
   with run.bar(None, 'steps') as bar:
     attempts = judge.play(player, policy, real, tasks, key, c.rl.temperature,

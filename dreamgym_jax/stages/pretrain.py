@@ -37,8 +37,8 @@ def collect_stage(run: runs.Run) -> None:
       with cast.Cast(run) as players, run.bar(None, 'steps') as bar:
         collected = collect.collect(
             players.real, tasks, c.collect.behaviours, domain.advise,
-            domain.accepts, domain.annotate, c.env.max_elements, c.seed,
-            c.env.rows, bar.update)
+            domain.rehearse, domain.accepts, domain.annotate,
+            c.env.max_elements, c.seed, c.env.rows, bar.update)
       run.say(f'   {len(collected.episodes)} of {total} episodes kept; pages '
               f'passed over: {collected.passed_over or "none"}')
       trajectories.write_jsonl(path, collected.episodes)

@@ -90,7 +90,9 @@ class Run:
   # -- what stages hand to each other ----------------------------------------
 
   def prompts(self) -> prompts.Prompts:
-    return prompts.Prompts(tokenizer.load(self.need(TOKENIZER)))
+    return prompts.Prompts(tokenizer.load(self.need(TOKENIZER)),
+                           self.config.replay.demo_tokens,
+                           self.config.prompt.repeat_pages)
 
   def offline(self) -> list[types.Episode]:
     episodes = trajectories.read_jsonl(self.need(OFFLINE))

@@ -7,14 +7,17 @@ from dreamgym_jax import checkpoint
 from dreamgym_jax.audit import gate
 from dreamgym_jax.data import trajectories
 from dreamgym_jax.models import weights
+from dreamgym_jax.stages import domains
 from dreamgym_jax.stages import run as runs
 
 FILES = (runs.OFFLINE, runs.TOKENIZER, 'base.safetensors',
          'experience.safetensors', 'warmup.safetensors')
 
 
-def ship_stage(run: runs.Run, name: str) -> None:
-  """Copies data and weights to `shipped/<name>` and writes their card."""
+def ship_stage(run: runs.Run) -> None:
+  """Copies data and weights to `shipped/` and writes their card."""
+  domain = domains.of(run.config)
+  name = domain.shipped
   target = runs.SHIPPED / name
   target.mkdir(parents=True, exist_ok=True)
   for file in FILES:
@@ -23,7 +26,8 @@ def ship_stage(run: runs.Run, name: str) -> None:
             for s in ('base', 'experience', 'warmup', 'gate')}
   gated = stages['gate']
   card = {
-      'name': name, 'date': time.strftime('%Y-%m-%d', time.gmtime()),
+      'name': name, 'environment': domain.title,
+      'date': time.strftime('%Y-%m-%d', time.gmtime()),
       'command': run.command, 'commit': run.commit,
       'config': run.config.to_dict(),
       'data': trajectories.card(run.offline()),
@@ -51,7 +55,7 @@ def _card_text(card: dict) -> str:
       f'Made on {card["date"]} at commit {card["commit"][:12]} by', '',
       f'    {card["command"]}', '',
       f'- `{runs.OFFLINE}`: {data["episodes"]:,} real episodes, '
-      f'{data["transitions"]:,} real transitions of MiniWoB++ in Chromium, '
+      f'{data["transitions"]:,} real transitions of {card["environment"]}, '
       'training pages only, annotated by rule.',
       f'- `base.safetensors`: {recipe["base"]["parameters"]:,} parameters, '
       f'{recipe["base"]["steps"]:,} updates on all tokens of all roles.',

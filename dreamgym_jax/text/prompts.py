@@ -7,6 +7,7 @@ Experience model (Eq. 4; writes reasoning R, the edit to s' and a flag):
   <task> instruction <page> s0
   <act> a0 <hit> grounded a0 <demo> d1 ... <think> R0 <edit> EDIT <cont>
   <page> s1 <act> a1 ... <think> R1 <edit> over <win>
+  (without `repeat_pages`, s1 only where it is not what the answer said)
 Task generator (Eq. 6; the experience model's parameters):
   <seed> instruction <page> s0 ... <task> INSTRUCTION <page> S0 <end>
 
@@ -29,7 +30,6 @@ from dreamgym_jax.text import tokenizer as tokenizers
 CONTEXT, REASONING, STATE, FLAG, THOUGHT, ACTION, TASK = range(7)
 N_KINDS = 7
 _ITEM = re.compile(r'.*?need (.*) have (.*) (yes|no)')
-_DEMO_EDIT_TOKENS = 24
 
 
 class ParseError(ValueError):
@@ -75,6 +75,10 @@ class Prompts:
   """Encodes and parses the streams with one tokenizer."""
 
   tok: tokenizers.Tokenizer
+  demo_tokens: int = 24      # at most, of the edit that a demo shows
+  # Whether a changed page is shown whole: else as its edit where that is
+  # short, and to the experience model, which wrote the edit, not at all.
+  repeat_pages: bool = True
 
   def _tagged(self, tag: str, text: str) -> list[int]:
     return [self.tok.tag[tag], *self.tok.encode(text)]
@@ -90,6 +94,10 @@ class Prompts:
     if states.body(state) == states.body(previous):
       notice = states.INVALID if state.startswith('!') else states.SAME
       return self._tagged('page', notice)
+    if not self.repeat_pages:
+      edit = states.diff(states.body(previous), states.body(state))
+      if 2 * len(edit) < len(state):
+        return self._tagged('page', edit)
     return self._tagged('page', states.ids_last(state))
 
   # -- policy ---------------------------------------------------------------
@@ -123,6 +131,12 @@ class Prompts:
 
   # -- experience model -----------------------------------------------------
 
+  def dream_observe(self, previous: str, told: str, state: str) -> list[int]:
+    """As `observe`; told is what the stream's last answer made of previous."""
+    if not self.repeat_pages and states.body(told) == states.body(state):
+      return []
+    return self.observe(previous, state)
+
   def dream_ask(
       self, action: str, grounded: str, demos: Sequence[Demo],
       use_reasoning: bool = True,
@@ -132,7 +146,7 @@ class Prompts:
     for demo in demos:
       verb = demo.action.partition(' ')[0]
       ids += self._tagged('demo', f'{verb} {demo.grounded}')
-      ids += self._tagged('edit', demo.edit)[:_DEMO_EDIT_TOKENS]
+      ids += self._tagged('edit', demo.edit)[:self.demo_tokens]
       ids.append(self._flag(demo.reward, demo.done))
     return [*ids, tag['think'] if use_reasoning else tag['edit']]
 
@@ -205,12 +219,13 @@ class Prompts:
       if not is_wellformed(step.action):
         continue
       if previous is not None:
-        stream += _piece(self.observe(previous, step.state), CONTEXT)
+        stream += _piece(self.dream_observe(
+            previous.state, previous.next_state, step.state), CONTEXT)
       stream += _piece(
           self.dream_ask(step.action, actions.ground(step.action, step.state),
                          shown, use_reasoning), CONTEXT)
       stream += self.dream_answer(step, use_reasoning)
-      previous = step.state
+      previous = step
     return stream
 
   # -- task generator -------------------------------------------------------

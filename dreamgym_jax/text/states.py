@@ -18,7 +18,8 @@ for every pair of states:
     [1] = Renda                      the value of a textbox, textarea or list
     [1] typed                        the same, where it is the action's argument
     [2] checked | [2] unchecked      likewise selected, expanded; a radio that
-                                     is checked unchecks the others
+                                     is checked unchecks those beside it, up to
+                                     the next line of text, which names a group
     [5] link: more | remove [4]      any line in full; a line less
     page ...                         the whole page, where the rest is longer
 """
@@ -138,6 +139,19 @@ def held(elements: Sequence[Element]) -> list[str]:
           for e in elements if e.value or e.is_checked]
 
 
+def radio_group(elements: Sequence[Element], id_: int) -> list[int]:
+  """Ids of the radios of which one at most is checked; [] if it is none."""
+  group: list[int] = []
+  for element in elements:
+    if element.role == 'text':
+      if id_ in group:
+        break
+      group = []
+    elif element.role == 'radio':
+      group.append(element.id)
+  return group if id_ in group else []
+
+
 def lines(text: str) -> str:
   """One element a line again, for text a tokenizer wrote in one line."""
   return '\n'.join(_SPLIT.split(text.strip()))
@@ -199,7 +213,8 @@ def apply(old: str, edit: str, typed: str = '') -> str:
     else:
       element = _changed(elements, line, typed)
       if element.role == 'radio' and line.endswith('] checked'):
-        elements = {i: _marked(e, 'radio', '') for i, e in elements.items()}
+        for i in radio_group(list(elements.values()), element.id):
+          elements[i] = _marked(elements[i], 'radio', '')
       elements[element.id] = element   # a new id goes to the end
   return '\n'.join(map(str, elements.values()))
 

@@ -1,0 +1,52 @@
+"""DreamGym in WebShop: search, choose a product and its options, buy.
+
+The shop of Yao et al. (arXiv 2207.01206) in pure Python: its pages, search and
+reward, over a catalogue of 1,000 products that is made by code. Four
+categories are trained on, the fifth is held out; the goals of training, gate
+and test differ.
+
+  python -m dreamgym_jax.main --config=configs/webshop.py          # :tiny
+  python -m dreamgym_jax.main --config=configs/webshop.py:scratch
+
+Sizes (2 CPU cores, 24 GiB; measured figures are in README.md and docs/LOG.md):
+  tiny     0.9M parameters from the shipped experience model and policy.
+  scratch  the same from nothing: collects, trains the tokenizer, the base,
+           the experience model and the policy first.
+  smoke    every stage with the tiniest budgets, for the tests.
+
+The sizes for CPU show three links a page, where the authors' shop shows ten,
+and no buttons for descriptions: what costs tokens and decides nothing here.
+With the official files: --config.name=webshop-official, --config.shop.items=
+and --config.shop.attributes= with their paths.
+"""
+
+from configs import sizes
+
+_CATEGORIES = ('shop-fashion', 'shop-beauty', 'shop-electronics', 'shop-garden')
+
+
+def get_config(size: str = 'tiny'):
+  return sizes.get_config('configs/webshop.py', size, _adapt)
+
+
+def _adapt(c) -> None:
+  c.name, c.shipped = 'webshop', 'shop'
+  c.env.families = _CATEGORIES
+  c.env.held_out_families = ('shop-grocery',)
+  c.env.max_steps = 15
+  c.env.max_elements = 30
+  # Numbers of goals; every category has over 2,150 of them.
+  c.env.train_seeds = (0, 1_400)
+  c.env.gate_seeds = (1_400, 1_800)
+  c.env.test_seeds = (1_800, 2_150)
+  c.shop.page_size = 3
+  c.shop.subpages = ()
+  c.prompt.repeat_pages = False
+  c.sampler.capacity = 2_048
+  c.batch.rows, c.batch.length = 1, 1_536
+  # Names of goods and their attributes are few: no copying to be taught.
+  c.base.rename = c.experience.rename = 0.0
+  c.base.steps, c.experience.steps = 6_000, 4_000
+  c.experience.max_new = 200
+  c.replay.demo_tokens = 140        # a list of results, whole
+  c.rl.max_new = 64

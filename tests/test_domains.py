@@ -1,0 +1,79 @@
+"""Every environment that a config can name, and what is missing for one."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from configs import webarena, webshop
+from dreamgym_jax import config, types
+from dreamgym_jax.envs import checks
+from dreamgym_jax.stages import domains
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SHOP = webshop.get_config('tiny')
+
+
+def test_every_name_has_a_domain_and_a_requirement_file():
+  for name, (_, _, requirements) in domains.DOMAINS.items():
+    c = config.defaults()
+    c.name = name
+    domain = domains.of(c)
+    assert domain.title and domain.shipped and domain.dataset
+    assert (ROOT / requirements).exists()
+
+
+@pytest.mark.parametrize('module', [webarena, webshop])
+@pytest.mark.parametrize('size', config.SIZES)
+def test_every_size_of_every_config_is_valid(module, size):
+  c = module.get_config(size)
+  config.validate(c)
+  assert domains.of(c)
+  assert c.size == size and bool(c.shipped) == (size == 'tiny')
+
+
+def test_an_unknown_environment_is_named():
+  c = config.defaults()
+  c.name = 'moon'
+  with pytest.raises(config.ConfigError, match='moon.*miniwob.*webshop'):
+    domains.of(c)
+
+
+def test_a_missing_package_says_what_to_install():
+  """In a process of its own, where nothing is imported yet."""
+  code = ("import sys; sys.modules['rapidfuzz'] = None\n"
+          "from configs import webshop\n"
+          "from dreamgym_jax.stages import domains\n"
+          "domains.of(webshop.get_config('tiny'))")
+  done = subprocess.run([sys.executable, '-c', code], cwd=ROOT,
+                        capture_output=True, text=True, check=False)
+  assert "'rapidfuzz' is missing" in done.stderr
+  assert 'pip install -r requirements-webshop.txt' in done.stderr
+
+
+def test_the_shop_is_the_one_of_the_config():
+  world = domains.of(SHOP).world(SHOP)()
+  task, = world.reset([types.Task(SHOP.env.families[0], 0)])
+  page, = world.step([0], ['fill [1] ' + task.instruction])
+  page, = world.step([0], ['click [2]'])
+  assert page.state.count('link:') == SHOP.shop.page_size == 3
+  for family in (*SHOP.env.families, *SHOP.env.held_out_families):
+    for _, high in (SHOP.env.train_seeds, SHOP.env.gate_seeds,
+                    SHOP.env.test_seeds):
+      world.reset([types.Task(family, high - 1)])
+
+
+def test_the_official_shop_wants_its_files(tmp_path):
+  c = config.defaults()
+  c.name = 'webshop-official'
+  with pytest.raises(config.ConfigError, match='shop.items'):
+    domains.of(c).world(c)
+  c.shop.items = str(tmp_path / 'items.json')
+  with pytest.raises(config.ConfigError, match='shop.attributes'):
+    domains.of(c).world(c)
+  c.shop.attributes = str(tmp_path / 'asks.json')
+  (tmp_path / 'asks.json').write_text(json.dumps([]))
+  with pytest.raises(checks.EnvError, match='asks.json'):
+    domains.of(c).world(c)()
