@@ -144,10 +144,11 @@ def report_data():
           html.Generated(instruction='Select Bobine and click Submit.',
                          initial_state=LOGIN, parent='Select Aurora.',
                          kept=True, reason='dreamed success 3 of 8',
-                         is_real=True),
+                         is_real=True, is_solved=True),
           html.Generated(instruction='Select the the.', initial_state=LOGIN,
                          parent='Select Aurora.', kept=False,
-                         reason='names no element', is_real=None)],
+                         reason='names no element', is_real=None,
+                         is_solved=None)],
       fidelity=fidelity.summary(step_pairs(.97), [lie, true]),
       warnings={name: [(i, float(v)) for i, v in enumerate(
           start + slope * np.arange(40) + rng.normal(size=40) * .02)]
@@ -253,7 +254,7 @@ def test_untrusted_text_is_escaped_everywhere():
   data['replays'] = [html.replay(dreamed, real, [[EVIL]])]
   data['generated'] = [html.Generated(
       instruction=EVIL, initial_state=EVIL, parent=EVIL, kept=True,
-      reason=EVIL, is_real=None)]
+      reason=EVIL, is_real=None, is_solved=None)]
   for key in ('title', 'command', 'commit', 'when'):
     data[key] = EVIL
   data['fell_short'], data['config'] = [EVIL], {EVIL: EVIL}

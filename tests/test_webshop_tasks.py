@@ -84,6 +84,24 @@ def test_what_no_visitor_could_know(world):
       True, False, False, True, True, True, True, True]
 
 
+def test_tasks_that_were_made_up_are_judged_by_the_shop():
+  """The same purchase wins at the price that it has, and not at ten dollars."""
+  shop = webshop.WebShop(pose=families.pose)
+  real, = shop.reset([types.Task('shop', 5)])
+  steps, _ = play(shop, real, lambda s, n: families.advise(real, s))
+  assert steps[-1].reward == 1.
+  price = f'{shop.goals["shop"][5].price_upper:.2f}'
+  for upper, wins in ((price, 1.), ('10.00', 0.)):
+    made_up = dataclasses.replace(
+        real, source=types.GENERATED, seed=-1,
+        instruction=real.instruction.replace(price, upper))
+    assert shop.reset([made_up]) == [made_up]
+    seen = [shop.step([0], [s.action])[0] for s in steps]
+    assert seen[-1].done and seen[-1].reward == wins
+  with pytest.raises(webshop.EnvError, match='generated'):
+    webshop.WebShop().reset([made_up])
+
+
 @pytest.mark.parametrize('behaviour', behaviours.BEHAVIOURS)
 def test_every_behaviour_is_annotated_and_verdicts_are_true(world, behaviour):
   """`annotate` agrees with the shop, or says nothing; here it always agrees."""

@@ -147,6 +147,7 @@ class WebShop:
       read: Read = read_house,
       subpages: Sequence[str] = webshop_site.SUBPAGES,
       page_size: int = webshop_site.PAGE_SIZE,
+      pose: Callable[[Task], webshop_catalogue.Goal] | None = None,
   ):
     """Opens the shop.
 
@@ -157,9 +158,10 @@ class WebShop:
       subpages: buttons of an item page, of webshop_site.SUBPAGES; the authors'
         default is the first three.
       page_size: links on a page of results; the authors show ten.
+      pose: the goal of a generated task; None refuses them.
     """
     catalogue = load()
-    self.max_steps, self._read = max_steps, read
+    self.max_steps, self._read, self._pose = max_steps, read, pose
     self.site = webshop_site.Site(catalogue, subpages, page_size)
     self.goals = {EVERYTHING: list(catalogue.goals)}
     for goal in catalogue.goals:
@@ -195,6 +197,11 @@ class WebShop:
     self.site.search.cache_clear()
 
   def _goal(self, task: Task) -> webshop_catalogue.Goal:
+    if task.source == types.GENERATED:
+      if self._pose is None:
+        raise EnvError(f'{task.task_id}: a generated task, and no `pose` that '
+                       'says what it asks for')
+      return self._pose(task)
     if task.family not in self.goals:
       raise EnvError(f'no goals of a family {task.family!r}'
                      + checks.did_you_mean(task.family, self.goals))

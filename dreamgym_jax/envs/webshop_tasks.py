@@ -217,6 +217,17 @@ def is_determined(episode: types.Episode, t: int) -> bool:
       kind == before == webshop_site.ITEM)     # an option was chosen
 
 
+def pose(task: types.Task) -> webshop_catalogue.Goal:
+  """The goal of a task that was made up, so that the shop can judge it.
+
+  Raises InstructionError where the instruction cannot be read.
+  """
+  goal = FAMILIES[task.family].goal(task.instruction)
+  return webshop_catalogue.Goal(
+      '', task.instruction, goal.query, '', goal.query, '', goal.attributes,
+      tuple(value for _, value in goal.options), goal.price_upper)
+
+
 def accepts(task: types.Task) -> bool:
   """Whether a generated catalogue could have made the task."""
   return FAMILIES[task.family].accepts(task.instruction, task.initial_state)

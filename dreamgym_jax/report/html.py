@@ -58,6 +58,7 @@ class Generated(TypedDict):
   kept: bool
   reason: str               # why it was kept or dropped
   is_real: bool | None      # could the environment have made it? None: unread
+  is_solved: bool | None    # by an expert, for real; None: it was not played
 
 
 class Comparison(TypedDict):

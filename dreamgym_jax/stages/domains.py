@@ -33,6 +33,8 @@ class Domain(NamedTuple):
   annotate: Callable[[types.Task, types.Transition], str]
   # (episode, t): whether what step t leads to could be known before it
   is_determined: Callable[[types.Episode, int], bool]
+  # whether the world can play generated tasks that `accepts` accepts
+  poses: bool = False
 
 
 def always(episode: types.Episode, t: int) -> bool:

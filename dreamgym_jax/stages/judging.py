@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 
-from dreamgym_jax import types
+from dreamgym_jax import collect, types
 from dreamgym_jax.audit import gate
 from dreamgym_jax.report import html
-from dreamgym_jax.stages import audit, gating, judge, memory
+from dreamgym_jax.stages import audit, domains, gating, judge, memory, tasks
 from dreamgym_jax.stages import cast as casts
 from dreamgym_jax.stages import run as runs
 
@@ -42,11 +42,11 @@ def audit_stage(run: runs.Run, cast: casts.Cast) -> None:
     result['gate'] = gating.summary(run, table, 'after the dream')
     run.say(gate.render(table, gate.decide(table, gating.thresholds(run))))
     families = run.stages.result('gate')['passed']
-    tasks = _with_pages(run, cast, [
+    pages = _with_pages(run, cast, [
         t for t in gating.gate_tasks(run) if t.family in families])
     key = jax.random.fold_in(jax.random.key(c.seed), runs.AUDIT)
     attempts = judge.play(
-        cast.player, policy, dream, tasks, key, c.rl.temperature,
+        cast.player, policy, dream, pages, key, c.rl.temperature,
         types.DREAMED, 'audit', c.env.rows)
     dreamed = [a.episode for a in attempts if not a.episode.is_malformed]
     lived = audit.replay_in(cast.real, dreamed, c.env.rows)
@@ -55,15 +55,33 @@ def audit_stage(run: runs.Run, cast: casts.Cast) -> None:
     result['replays'] = [html.replay(d, r, _demo_texts(cast, store, d))
                          for d, r in _chosen(both, c.report.episodes)]
     result['curve'] = _curve(run, cast, families)
+    result['solved'] = _solved(run, cast)
+
+
+def _solved(run: runs.Run, cast: casts.Cast) -> list[bool | None]:
+  """Of every proposal, whether an expert solves it in the real world.
+
+  None where the world cannot play it: by rule, or because it never does.
+  """
+  c, domain = run.config, domains.of(run.config)
+  proposed = [tasks.proposed(i, entry) for i, entry in enumerate(
+      run.stages.result('dream')['proposals'])]
+  posed = [t for t in proposed
+           if domain.poses and t.initial_state and domain.accepts(t)]
+  played = collect.collect(
+      cast.real, posed, ('expert',), domain.advise, domain.rehearse,
+      lambda t: True, lambda t, s: '', c.env.max_elements, c.seed, c.env.rows)
+  won = {e.task.task_id: e.success for e in played.episodes}
+  return [won.get(t.task_id) for t in proposed]
 
 
 def _with_pages(
-    run: runs.Run, cast: casts.Cast, tasks: list[types.Task]
+    run: runs.Run, cast: casts.Cast, blank: list[types.Task]
 ) -> list[types.Task]:
   """The tasks with instruction and s_0, as the browser shows them."""
   rows = run.config.env.rows
-  return [t for start in range(0, len(tasks), rows)
-          for t in cast.real.reset(tasks[start:start + rows])]
+  return [t for start in range(0, len(blank), rows)
+          for t in cast.real.reset(blank[start:start + rows])]
 
 
 def _chosen(both, n: int):
@@ -104,7 +122,7 @@ def _curve(run, cast, families) -> list[dict]:
   """
   c = run.config
   low = c.env.gate_seeds[0]
-  tasks = [types.Task(f, low + i) for f in families
+  pages = [types.Task(f, low + i) for f in families
            for i in range(_CURVE_PAGES)]
   key = jax.random.fold_in(jax.random.key(c.seed), runs.AUDIT + 1)
   points = []
@@ -114,7 +132,7 @@ def _curve(run, cast, families) -> list[dict]:
   for iteration, name in sorted(named.items()):
     params = run.params(name, cast.model_config)
     attempts = judge.play(
-        cast.player, params, cast.real, tasks, key, c.rl.temperature,
+        cast.player, params, cast.real, pages, key, c.rl.temperature,
         types.REAL, f'curve-{iteration}', c.env.rows)
     wins = [a.episode.success for a in attempts]
     points.append({'iteration': iteration, 'successes': int(np.sum(wins)),

@@ -21,7 +21,8 @@ def _world(
 ) -> Callable[[], types.World]:
   return functools.partial(
       webshop.WebShop, load, max_steps=c.env.max_steps,
-      subpages=c.shop.subpages, page_size=c.shop.page_size)
+      subpages=c.shop.subpages, page_size=c.shop.page_size,
+      pose=webshop_tasks.pose)
 
 
 def _official_world(c: ml_collections.ConfigDict) -> Callable[[], types.World]:
@@ -41,6 +42,6 @@ DOMAIN = domains.Domain(
     world=functools.partial(_world, webshop_catalogue.generate),
     advise=webshop_tasks.advise, rehearse=webshop_tasks.rehearse,
     accepts=webshop_tasks.accepts, annotate=webshop_tasks.annotate,
-    is_determined=webshop_tasks.is_determined)
+    is_determined=webshop_tasks.is_determined, poses=True)
 OFFICIAL = DOMAIN._replace(
     world=_official_world, accepts=webshop_tasks.reads)

@@ -114,6 +114,12 @@ def extend(
   return book._replace(pool=pool)
 
 
+def proposed(i: int, entry: dict) -> types.Task:
+  """The i-th entry of a book's log as a task."""
+  return types.Task(entry['family'], -1 - i, entry['instruction'],
+                    entry['initial_state'], types.GENERATED)
+
+
 def validate(
     task: types.Task, error: str, known: set[tuple[str, str]]
 ) -> str:

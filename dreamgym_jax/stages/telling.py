@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dreamgym_jax import checkpoint, cost, evaluate, types
 from dreamgym_jax.data import trajectories
 from dreamgym_jax.report import html, table, writer
-from dreamgym_jax.stages import domains, judge
+from dreamgym_jax.stages import domains, judge, tasks
 from dreamgym_jax.stages import run as runs
 
 _NAMES = {
@@ -208,15 +208,17 @@ def _exploitation(run: runs.Run, rows: list[dict]) -> list[dict]:
 
 def _generated(run: runs.Run) -> list[html.Generated]:
   generated, accepts = [], domains.of(run.config).accepts
-  for entry in _result(run, 'dream').get('proposals', []):
-    task = types.Task(entry['family'], -1, entry['instruction'],
-                      entry['initial_state'], types.GENERATED)
+  proposals = _result(run, 'dream').get('proposals', [])
+  solved = _result(run, 'audit').get('solved', [None] * len(proposals))
+  for i, entry in enumerate(proposals):
+    task = tasks.proposed(i, entry)
     is_readable = bool(entry['initial_state'])
     generated.append(html.Generated(
         instruction=entry['instruction'],
         initial_state=entry['initial_state'], parent=entry['parent'],
         kept=entry['kept'], reason=entry['reason'],
-        is_real=accepts(task) if is_readable else None))
+        is_real=accepts(task) if is_readable else None,
+        is_solved=solved[i]))
   return generated
 
 
