@@ -49,4 +49,7 @@ def _adapt(c) -> None:
   c.base.steps, c.experience.steps = 6_000, 4_000
   c.experience.max_new = 200
   c.replay.demo_tokens = 140        # a list of results, whole
+  c.gate.pages = 30                 # four families: 120 rollouts
   c.rl.max_new = 64
+  c.dream.iterations = 15
+  c.evaluate.pages = 50

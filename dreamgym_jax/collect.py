@@ -162,5 +162,5 @@ def _play(
   return [
       types.Episode(live[r], tuple(steps[r]), types.REAL, batch[r][2],
                     f'{live[r].task_id}#{batch[r][1]}',
-                    error=errors.get(r, ''))
+                    error=errors.get(r, ''), annotator=types.RULE)
       for r in kept]

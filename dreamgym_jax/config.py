@@ -66,6 +66,24 @@ def defaults() -> D:
                           'near_miss', 'random')  # on every page
   c.collect.tfds = False            # also write a TFDS dataset (RLDS form)
 
+  # A model that writes R* with hindsight, behind an OpenAI-compatible endpoint
+  # (requirements-teacher.txt); base_url='' = R* by rule.
+  c.teacher = D()
+  c.teacher.base_url = ''           # e.g. 'http://localhost:8000/v1'
+  c.teacher.model = ''
+  c.teacher.key_env = ''            # environment variable of the key; '' = none
+  c.teacher.temperature = 0.0
+  c.teacher.max_tokens = 4096       # of one answer
+  c.teacher.limit = 'max_tokens'    # or 'max_completion_tokens'
+  c.teacher.json_mode = True        # ask the endpoint itself for JSON
+  c.teacher.timeout = 120.0         # seconds
+  c.teacher.retries = 6             # of a request that failed
+  c.teacher.attempts = 2            # further ones, if an answer is malformed
+  c.teacher.max_chars = 160         # of a plan; must fit experience.max_new
+  c.teacher.workers = 8             # requests at once
+  c.teacher.prompt_price = 0.0      # $ for a million tokens
+  c.teacher.completion_price = 0.0
+
   c.tokenizer = D()
   c.tokenizer.vocab_size = 1024
 
@@ -194,12 +212,15 @@ _SHARES = ('base.rename', 'base.lookups', 'experience.rename',
            'gate.invalid_recall', 'gate.false_wins')
 _CHOICES = {
     'size': SIZES, 'env.mode': ('script', 'user'),
+    'teacher.limit': ('max_tokens', 'max_completion_tokens'),
     'replay.index': ('exact', 'scann'), 'model.remat': ('none', 'block'),
     'experience.init': ('shipped', 'base'), 'warmup.init': ('shipped', 'base'),
 }
 _MAY_BE_ZERO = {'seed', 'replay.k', 'rl.kl_coef', 'rl.entropy_coef',
                 'rl.invalid_penalty', 'gate.remedies',
-                'evaluate.temperature', 'dream.iterations', 'gate.gap'}
+                'evaluate.temperature', 'dream.iterations', 'gate.gap',
+                'teacher.temperature', 'teacher.retries', 'teacher.attempts',
+                'teacher.prompt_price', 'teacher.completion_price'}
 
 
 def validate(config: D) -> None:

@@ -20,7 +20,7 @@ import ml_collections
 
 from dreamgym_jax import checkpoint, config
 from dreamgym_jax.audit import gate
-from dreamgym_jax.data import trajectories
+from dreamgym_jax.data import endpoint, teacher, trajectories
 from dreamgym_jax.envs import checks
 from dreamgym_jax.models import weights
 from dreamgym_jax.report import writer
@@ -39,7 +39,8 @@ from dreamgym_jax.text import tokenizer
 
 # Errors whose message says what to do; `main` shows it without a traceback.
 EXPECTED = (
-    config.ConfigError, checkpoint.CheckpointError, gate.GateRefused,
+    config.ConfigError, checkpoint.CheckpointError, endpoint.EndpointError,
+    gate.GateRefused, teacher.TeacherError,
     checks.EnvError, reinforce.DivergedError, runs.MissingError,
     runs.WorkdirError, tokenizer.TokenizerError, trajectories.TrajectoryError,
     weights.WeightsError, writer.MetricsError)

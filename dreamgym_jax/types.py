@@ -19,6 +19,7 @@ from flax import struct
 Params = Any
 
 REAL, DREAMED, GENERATED = 'real', 'dreamed', 'generated'
+RULE = 'rule'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Episode:
   episode_id: str
   is_malformed: bool = False  # M_exp's output did not parse: excluded from RL
   error: str = ''           # a crash or time-out of the real environment
+  annotator: str = ''       # of R*: 'rule', or the teacher's model; '' if none
 
   @property
   def success(self) -> bool:

@@ -27,7 +27,7 @@ esac
 
 make_venv
 install_packages requirements.txt requirements-web.txt \
-  requirements-webshop.txt requirements-dev.txt
+  requirements-webshop.txt requirements-teacher.txt requirements-dev.txt
 find_or_install_chromium
 cd "$root"
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"

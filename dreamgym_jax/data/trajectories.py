@@ -390,6 +390,7 @@ def card(episodes: Sequence[Episode]) -> dict[str, Any]:
       'by_behaviour': count_by(lambda e: e.behaviour),
       'by_family': count_by(lambda e: e.task.family),
       'by_source': count_by(lambda e: e.source),
+      'by_annotator': count_by(lambda e: e.annotator or 'unnamed'),
       'by_success': count_by(lambda e: ('failure', 'success')[e.success])}
 
 

@@ -15,7 +15,7 @@ import jax
 from dreamgym_jax import experience, types
 from dreamgym_jax.audit import gate
 from dreamgym_jax.data import trajectories
-from dreamgym_jax.stages import domains, judge
+from dreamgym_jax.stages import domains, judge, teaching
 from dreamgym_jax.stages import run as runs
 
 
@@ -56,7 +56,8 @@ def annotated(
   """With R* on every step; crashed ones left out."""
   return [dataclasses.replace(e, transitions=tuple(
       dataclasses.replace(s, reasoning=annotate(e.task, s))
-      for s in e.transitions)) for e in episodes if not e.error]
+      for s in e.transitions), annotator=types.RULE)
+      for e in episodes if not e.error]
 
 
 def thresholds(run: runs.Run) -> gate.Thresholds:
@@ -139,4 +140,5 @@ def own_steps(
     attempts = judge.play(player, policy, real, tasks, key, c.rl.temperature,
                           types.REAL, f'remedy{round_}', c.env.rows,
                           bar.update)
-  return annotated([a.episode for a in attempts], domains.of(c).annotate)
+  return teaching.annotate(run, annotated(
+      [a.episode for a in attempts], domains.of(c).annotate))

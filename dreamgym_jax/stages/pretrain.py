@@ -14,7 +14,7 @@ import numpy as np
 from dreamgym_jax import collect, corpus, sft, types
 from dreamgym_jax.data import augment, batches, trajectories
 from dreamgym_jax.models import transformer
-from dreamgym_jax.stages import cast, domains, memory
+from dreamgym_jax.stages import cast, domains, memory, teaching
 from dreamgym_jax.stages import run as runs
 from dreamgym_jax.text import prompts, states, tokenizer
 
@@ -29,7 +29,9 @@ def collect_stage(run: runs.Run) -> None:
   c = run.config
   path, domain = run.workdir / runs.OFFLINE, domains.of(run.config)
   with run.stage('collect') as result:
-    if not path.exists():
+    # The teacher may take long: what the world gave is kept before it begins.
+    raw = run.workdir / runs.UNTAUGHT if c.teacher.base_url else path
+    if not path.exists() and not raw.exists():
       low, high = c.env.train_seeds
       tasks = [types.Task(f, s) for f in c.env.families
                for s in range(low, min(high, low + c.collect.pages))]
@@ -41,7 +43,10 @@ def collect_stage(run: runs.Run) -> None:
             c.env.max_elements, c.seed, c.env.rows, bar.update)
       run.say(f'   {len(collected.episodes)} of {total} episodes kept; pages '
               f'passed over: {collected.passed_over or "none"}')
-      trajectories.write_jsonl(path, collected.episodes)
+      trajectories.write_jsonl(raw, collected.episodes)
+    if not path.exists():
+      trajectories.write_jsonl(
+          path, teaching.annotate(run, trajectories.read_jsonl(raw)))
     episodes = run.offline()
     if c.collect.tfds:
       trajectories.build_tfds(

@@ -27,7 +27,12 @@ from dreamgym_jax.text import prompts, tokenizer
 
 SHIPPED = pathlib.Path(__file__).parents[1] / 'shipped'
 # Keys that may differ when a run is resumed: they change no result.
-_MAY_CHANGE = ('env.workers', 'env.timeout', 'report.', 'checkpoint_every')
+_MAY_CHANGE = ('env.workers', 'env.timeout', 'report.', 'checkpoint_every',
+               'teacher.key_env', 'teacher.retries', 'teacher.timeout',
+               'teacher.workers', 'teacher.prompt_price',
+               'teacher.completion_price')
+# Before the teacher, and its answers.
+UNTAUGHT, TEACHER = 'untaught.jsonl.gz', 'teacher'
 OFFLINE, TOKENIZER = 'offline.jsonl.gz', 'tokenizer.model'
 # Sub-streams of the run's seed.
 (COLLECT, BASE, EXPERIENCE, WARMUP, GATE, DREAM, TRANSFER, REAL,

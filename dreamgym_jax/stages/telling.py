@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from dreamgym_jax import checkpoint, cost, evaluate, types
-from dreamgym_jax.data import trajectories
+from dreamgym_jax.data import endpoint, trajectories
 from dreamgym_jax.report import html, table, writer
 from dreamgym_jax.stages import domains, judge, tasks
 from dreamgym_jax.stages import run as runs
@@ -36,6 +36,13 @@ def ledger(run: runs.Run) -> cost.Ledger:
     book.add(f'online/{stage}', _result(run, stage).get('real_online', 0))
   book.add('real_online', book['online/transfer'])
   book.add('dreamed', _result(run, 'dream').get('dreamed', 0))
+  t = run.config.teacher
+  taught = endpoint.read_usage(run.workdir / runs.TEACHER)
+  book.add('teacher/calls', taught.calls)
+  book.add('teacher/prompt_tokens', taught.prompt_tokens)
+  book.add('teacher/completion_tokens', taught.completion_tokens)
+  book.add('teacher/dollars',
+           taught.dollars(t.prompt_price, t.completion_price))
   return book
 
 
@@ -82,6 +89,11 @@ def report_stage(run: runs.Run) -> None:
   html.write_report(run.workdir / 'report.html', data)
   run.say('\n' + table.result_table(results))
   run.say('\n' + table.ledger_table(short))
+  if counts['teacher/calls']:
+    run.say(f"   teacher: {counts['teacher/calls']:,} answers, "
+            f"{counts['teacher/prompt_tokens']:,} + "
+            f"{counts['teacher/completion_tokens']:,} tokens, "
+            f"${counts['teacher/dollars']:,.2f}")
   for line in data['fell_short']:
     run.say(f'   note: {line}')
   run.say(f'\n   {run.workdir / "report.html"}')

@@ -1,0 +1,34 @@
+"""Who explains real transitions: the teacher that the config names, if any."""
+
+from dreamgym_jax import types
+from dreamgym_jax.data import endpoint, teacher
+from dreamgym_jax.stages import run as runs
+
+
+def annotate(
+    run: runs.Run, episodes: list[types.Episode]
+) -> list[types.Episode]:
+  """Episodes with R* of config.teacher; as they are where it names none.
+
+  What the teacher could not annotate keeps the rule's R*; each episode's
+  `annotator` says whose it has. Interrupted, it goes on from the cache.
+  """
+  t = run.config.teacher
+  if not t.base_url:
+    return episodes
+  asked = endpoint.Endpoint(endpoint.Settings(
+      t.base_url, t.model, t.key_env, t.temperature, t.max_tokens, t.limit,
+      t.json_mode, t.timeout, t.retries, t.workers, t.prompt_price,
+      t.completion_price), run.workdir / runs.TEACHER)
+  try:
+    with run.bar(len(episodes), 'episodes') as bar:
+      done = teacher.annotate_all(
+          episodes, asked, t.attempts, t.max_chars, bar.update)
+  finally:
+    asked.close()
+  usage = asked.usage
+  run.say(f'   {t.model} explained '
+          f'{len(episodes) - sum(done.failures.values()):,} of '
+          f'{len(episodes):,} episodes (not: {done.failures or "none"}); '
+          f'{usage.calls:,} answers so far, ${asked.dollars:,.2f}')
+  return done.episodes
