@@ -79,11 +79,16 @@ stamp_of() {
   cat -- "$root/constraints.txt" "$root/$1" | sha256sum | cut -d' ' -f1
 }
 
-# Installs the named requirement files, all in one call of pip; a file whose
+# Installs the named requirement files ([--no-deps] first: exactly these
+# packages), all in one call of pip; a file whose
 # stamp in the environment matches is skipped. The stamps are written last, so
 # an interrupted installation is done again.
 install_packages() {
-  local file args=() missing=()
+  local file args=() missing=() options=()
+  if [ "$1" = --no-deps ]; then
+    options=("$1")
+    shift
+  fi
   for file in "$@"; do
     if [ "$(cat "$venv/.installed/$file" 2>/dev/null)" != "$(stamp_of "$file")" ]
     then
@@ -94,7 +99,8 @@ install_packages() {
   if [ "${#missing[@]}" = 0 ]; then return; fi
   say "installing ${missing[*]} into $venv (once, some minutes)"
   run "$venv/bin/python" -m pip install --disable-pip-version-check \
-    --no-input --quiet -c "$root/constraints.txt" "${args[@]}" ||
+    --no-input --quiet "${options[@]}" -c "$root/constraints.txt" \
+    "${args[@]}" ||
     die 'pip could not install the packages: see its message above. Nothing' \
       'is lost; run this again when the cause is mended.'
   if [ "$dry_run" = 1 ]; then return; fi

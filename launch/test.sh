@@ -28,6 +28,7 @@ esac
 make_venv
 install_packages requirements.txt requirements-web.txt \
   requirements-webshop.txt requirements-teacher.txt requirements-dev.txt
+install_packages --no-deps requirements-webarena.txt
 find_or_install_chromium
 cd "$root"
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"

@@ -172,9 +172,19 @@ def test_packages_are_installed_once_and_then_what_is_missing(
   ready.run('launch/local.sh')
   assert len(pip_calls(ready)) == 1, 'the second run installed again'
   ready.run('launch/test.sh')
-  assert len(pip_calls(ready)) == 2
-  assert pip_calls(ready)[1].endswith(f'-r {ROOT}/requirements-dev.txt')
-  assert f'-r {ROOT}/requirements.txt' not in pip_calls(ready)[1]
+  _, added, alone = pip_calls(ready)
+  assert added.endswith(f'-r {ROOT}/requirements-dev.txt')
+  assert f'-r {ROOT}/requirements.txt' not in added
+  assert '--no-deps' not in added
+  assert alone.endswith(f'-r {ROOT}/requirements-webarena.txt')
+  assert '--no-deps' in alone
+
+
+def test_a_world_without_pages_wants_no_browser(ready: Machine):
+  ready.run('launch/local.sh', '--config=configs/webshop.py:smoke')
+  call, = pip_calls(ready)
+  assert call.endswith(f'-r {ROOT}/requirements-webshop.txt')
+  assert 'requirements-web.txt' not in call
 
 
 def test_a_changed_requirement_or_pin_is_installed(

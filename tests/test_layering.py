@@ -38,6 +38,7 @@ CONFINED = (
     ('flax.linen', ('models/transformer.py',), False),
     ('scann', ('replay.py',), True),
     ('tensorflow_datasets', ('data/trajectories.py',), True),
+    ('browsergym', ('envs/',), False),
     ('openai', ('data/endpoint.py',), True),
     ('absl.flags', ('main.py',), False),
     ('ml_collections.config_flags', ('main.py',), False),

@@ -34,7 +34,8 @@ def dreamer(seen, n):
   shown = json.loads(seen.texts[1])
   verb, _, argument = shown['action'].partition(' ')
   if verb == 'fill':
-    return answer(shown['state'].replace('=', f'= {argument[4:]}'))
+    page = states.body(shown['state'])
+    return answer(page.replace('=', f'= {argument[4:]}'))
   return answer('over', True, 'Renda' in shown['state'])
 
 
@@ -96,10 +97,10 @@ def test_the_last_step_ends_as_a_failure(tmp_path):
   with chat_server.serve(dreamer) as server:
     world = make_world(server, tmp_path)
     world.reset(tasks(1))
-    done = [world.step([0], ['fill [1] x'])[0].done,
-            world.step([0], ['what'])[0].done,
-            world.step([0], ['fill [1] y'])[0].done]
-  assert done == [False, False, True]
+    seen = [world.step([0], [action])[0]
+            for action in ('fill [1] x', 'what', 'fill [1] y')]
+  assert [o.done for o in seen] == [False, False, True]
+  assert seen[-1].reward == 0 and not seen[-1].is_malformed
 
 
 def test_following_puts_a_row_on_a_given_state(tmp_path):

@@ -175,6 +175,7 @@ def test_a_bad_answer_is_told_so_and_asked_for_again(tmp_path, bad):
     first, second = (s.body['messages'] for s in server.seen)
     assert second[:2] == first and [m['role'] for m in second[2:]] == [
         'assistant', 'user']
+    assert second[2]['content'] == (BAD[bad] or '(nothing)')
     with pytest.raises(teacher.TeacherError) as error:
       teacher.parse(BAD[bad], 2, MAX)
     assert str(error.value) in second[3]['content']

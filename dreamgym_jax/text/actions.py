@@ -2,6 +2,7 @@
 
     click [3]            fill [1] Renda          select_option [2] Bobine
     press [1] Enter      hover [3]               noop
+    goto http://…        scroll 0 200            go_back      answer 42
 
 The same grammar rules both worlds: what does not parse is invalid in the dream
 as it is in the browser, by rule and not by imagination.
@@ -23,6 +24,11 @@ VERBS = {
     'select_option': (True, True),
     'press': (True, True),
     'noop': (False, False),
+    # Of live sites alone; elsewhere they cannot be carried out.
+    'scroll': (False, True),
+    'goto': (False, True),
+    'go_back': (False, False),
+    'answer': (False, True),
 }
 NO_ELEMENT, NO_OPTION = 'no such element', 'no such option'
 _ACTION = re.compile(r'(\w+)(?: \[(\d{1,3})\])?(?: (.*))?')
@@ -60,6 +66,8 @@ def parse(text: str) -> Action:
     raise ActionError(f'{verb} takes {"an" if takes_element else "no"} [id]')
   if argument and not takes_argument:
     raise ActionError(f'{verb} takes no argument, got {argument[:30]!r}')
+  if verb in ('scroll', 'goto', 'answer') and not argument:
+    raise ActionError(f'{verb} takes an argument, e.g. "answer 42"')
   if verb == 'press' and not argument:
     raise ActionError('press takes a key, e.g. "press [1] Enter"')
   return Action(verb, int(element or 0), argument)
