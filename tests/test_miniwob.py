@@ -27,7 +27,7 @@ SCRIPTS = [
     ('login-user', 0, ['fill [1] karrie', 'clear [1]', 'fill [2] AU',
                        'press [3] Space'], 0),
     # Focusing the name shows a pop-up that disables the form.
-    ('login-user-popup', 1, ['fill [1] vina', 'fill [2] US', 'click [5]',
+    ('login-user-popup', 1, ['fill [1] vina', 'fill [2] US', 'click [7]',
                              'fill [1] vina', 'fill [2] US', 'click [3]'], 1),
     ('choose-list', 0, ['select_option [1] Helli', 'click [2]'], 1),
     ('choose-list', 0, ['select_option [1] Heli', 'click [2]'], 0),
@@ -40,6 +40,14 @@ SCRIPTS = [
     ('click-widget', 2, ['fill [3] x', 'click [3]'], 1),
     ('form-sequence-2', 0, ['click [1]', 'fill [5] -5', 'dblclick [7]'], 1),
     ('click-button-sequence', 0, ['click [2]', 'click [1]'], 0),
+    # Here every choice is a switch of its own, for keys and mouse alike.
+    ('click-scroll-list', 0, [
+        'select_option [1] Corrine', 'select_option [1] Helli',
+        'select_option [1] Helli', 'select_option [1] Catherine',
+        'click [2]'], 1),
+    ('use-slider', 0, ['press [1] Home', 'press [1] ArrowRight', 'click [2]'],
+     1),
+    ('click-color', 0, ['click [1]'], 0),
 ]
 FAMILIES = ('login-user-popup', 'choose-list', 'click-option', 'click-widget',
             'click-dialog-2', 'click-tab-2-hard', 'form-sequence-2',

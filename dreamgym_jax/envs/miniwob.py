@@ -3,7 +3,8 @@
 The task pages are those of the installed `miniwob` wheel; they decide what an
 action does and when a task is solved. Every row is a same-origin iframe of one
 host page, so that a single call into the browser steps a whole batch; what
-runs inside the page are miniwob_page.js and miniwob_input.js.
+runs inside the page are miniwob_page.js (reads), miniwob_marks.js (says what
+pages show without text) and miniwob_input.js (acts).
 
 Mode 'script' sends input events through JavaScript; mode 'user' has Playwright
 move the mouse and type keys in the same frames, slower and closer to a person.
@@ -28,7 +29,7 @@ Task, Observation = types.Task, types.Observation
 SCRIPT, USER = 'script', 'user'
 _SCRIPTS = tuple(
     pathlib.Path(__file__).with_name(name)
-    for name in ('miniwob_page.js', 'miniwob_input.js'))
+    for name in ('miniwob_page.js', 'miniwob_marks.js', 'miniwob_input.js'))
 _USER_TIMEOUT = 2000.   # ms for one action of Playwright, e.g. while covered
 _WON = .99              # some pages pay in part; only full marks are success
 

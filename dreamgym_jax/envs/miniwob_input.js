@@ -44,7 +44,13 @@ function check(win, verb, id, argument) {
 const option = (el, text) =>
     [...el.options].findIndex((o) => optionText(o) === text && !o.disabled);
 
-const optionIndex = (win, id, text) => option(element(win, id), text);
+/** The options chosen once that of the text is, for a user's input. */
+function optionIndex(win, id, text) {
+  const list = element(win, id), index = option(list, text);
+  if (!list.multiple) return [index];
+  return [...list.options].map((o) => o.index)
+      .filter((i) => list.options[i].selected !== (i === index));
+}
 
 function send(el, kind, type, extra) {
   const win = el.ownerDocument.defaultView;
@@ -105,7 +111,9 @@ function fill(el, value) {
 function select(el, index) {
   el.focus({preventScroll: true});
   if (isDisabled(el)) return;
-  el.selectedIndex = index;
+  // In a list of several choices each is switched on and off by itself.
+  if (el.multiple) el.options[index].selected = !el.options[index].selected;
+  else el.selectedIndex = index;
   send(el, 'Event', 'input');
   send(el, 'Event', 'change');
 }

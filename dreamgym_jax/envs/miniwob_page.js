@@ -9,6 +9,8 @@
 //   dreamgym.restart(window, seed)  -> the instruction of a new episode
 //   dreamgym.enter(window)          before acting, as one frame among many
 //   dreamgym.reset(json, seconds), dreamgym.step(json)  many frames at once
+//
+// Pages that show more than their text says are marked in miniwob_marks.js.
 (() => {
 'use strict';
 
@@ -49,6 +51,8 @@ if (window !== window.top) {
 const MAX_NAME = 60;        // characters of a name
 const MAX_VALUE = 120;      // characters of a field's value
 const MAX_TEXTS = 12;       // lines of static text in a state
+const MAX_MARKED = 2000;    // characters of a marked element's line
+const BLANK = '\u2423';     // a blank at the end, where it counts
 const OWN_IDS = new Set([   // MiniWoB's own furniture, not part of the task
   'query', 'reward-display', 'sync-task-cover', 'click-canvas']);
 const SKIPPED = new Set(['script', 'style', 'svg', 'canvas', 'template',
@@ -65,9 +69,9 @@ const isDisabled = (el) => el.disabled === true ||
     el.classList.contains('ui-state-disabled');
 
 /** Text that cannot be mistaken for the grammar around it. */
-function clean(text) {
+function clean(text, limit = MAX_NAME) {
   return collapse(text).replace(/\[/g, '(').replace(/\]/g, ')')
-      .replace(/;/g, ',').slice(0, MAX_NAME).replace(/[\s:=]+$/, '');
+      .replace(/;/g, ',').slice(0, limit).replace(/[\s:=]+$/, '');
 }
 
 function isVisible(el) {
@@ -154,7 +158,7 @@ function faceName(el) {
 }
 
 /** `role: description` of a control, with the nodes its name came from. */
-function describe(el, role) {
+function describe(el, role, page) {
   const disabled = isDisabled(el) ? ' disabled' : '';
   if (role === 'button' || role === 'link' || role === 'clickable') {
     return [faceName(el) + disabled, []];
@@ -173,10 +177,12 @@ function describe(el, role) {
     return [name + (el.checked ? ' checked' : ''), used];
   }
   if (role !== 'combobox') {
-    return [`${name} = ${collapse(el.value).slice(0, MAX_VALUE)}`, used];
+    const value = collapse(el.value).slice(0, page.value || MAX_VALUE);
+    const blank = page.isExact && /\s$/.test(el.value) ? ` ${BLANK}` : '';
+    return [`${name} = ${value}${blank}`, used];
   }
   const options = [...el.options].map(optionText).filter((text) => text);
-  const value = el.selectedIndex < 0 ? '' : optionText(el.selectedOptions[0]);
+  const value = [...el.selectedOptions].map(optionText).join(', ');
   return [collapse(`${name} = ${value} options ${options.join(' ; ')}`), used];
 }
 
@@ -192,10 +198,19 @@ function isText(el) {
       collapse(el.textContent).length <= MAX_NAME;
 }
 
+/** The description of an element that a mark speaks for. */
+function say(mark, el) {
+  const name = typeof mark.name === 'string' ? mark.name : mark.name(el);
+  return mark.role.startsWith('text') && mark.role !== 'text' ?
+      name : clean(name, MAX_MARKED);    // a value is no name
+}
+
 /** The state of a page: see text/states.py. Remembers the elements by id. */
 function observe(document) {
-  const items = [];           // [element, role, description]
+  const items = [];           // [element, role, description, is it marked]
   const used = new Set();     // nodes whose text already names a control
+  const page = dreamgym.marks(document) || {};
+  const marks = page.marks || [];
   const walk = (parent) => {
     for (const el of parent.children) {
       if (SKIPPED.has(el.localName) || OWN_IDS.has(el.id)) continue;
@@ -205,9 +220,15 @@ function observe(document) {
         if (el.childElementCount) walk(el);
         continue;
       }
+      const mark = marks.find((m) => el.matches(m.at));
+      if (mark) {
+        if (mark.role) items.push([el, mark.role, say(mark, el), true]);
+        if (mark.inside) walk(el);
+        continue;
+      }
       const role = roleOf(el);
       if (role) {
-        const [description, labels] = describe(el, role);
+        const [description, labels] = describe(el, role, page);
         labels.forEach((label) => used.add(label));
         items.push([el, role, description]);
         if (role === 'clickable' && hasControl(el)) walk(el);
@@ -228,8 +249,10 @@ function observe(document) {
   const isUsed = (el) => [...used].some((n) => n === el || el.contains(n));
   const elements = [], lines = [];
   let texts = 0;
-  for (const [el, role, description] of items) {
-    if (role === 'text' && (++texts > MAX_TEXTS || isUsed(el))) continue;
+  for (const [el, role, description, isMarked] of items) {
+    if (role === 'text' && isMarked && !description) continue;
+    if (role === 'text' && !isMarked && (
+        ++texts > MAX_TEXTS || isUsed(el))) continue;
     elements.push(el);
     lines.push(`[${elements.length}] ${role}: ${description.trim()}`.trim());
   }
@@ -280,6 +303,10 @@ function restart(win, seed) {
   // Animations would make a state depend on when it is read; without them a
   // panel is open or closed as soon as it is clicked.
   if (win.jQuery) win.jQuery.fx.off = true;
+  // Nor do lists and menus wait before they open.
+  const ui = win.jQuery && win.jQuery.ui || {};
+  if (ui.autocomplete) ui.autocomplete.prototype.options.delay = 0;
+  if (ui.menu) ui.menu.prototype.delay = 0;
   win.core.EPISODE_MAX_TIME = 1e9;
   win.Math.seedrandom(seed);
   win.core.startEpisodeReal();
@@ -364,6 +391,6 @@ async function step(json) {
 
 window.dreamgym = {
   acting: null,     // the window that input goes to right now
-  collapse, element, enter, frames, isDisabled, isVisible, observe, optionText,
+  BLANK, collapse, element, enter, frames, isDisabled, isVisible, observe, optionText,
   reset, restart, roleOf, step};
 })();
