@@ -1,5 +1,7 @@
 """Optimiser steps: supervised (Eq. 5) and GRPO (Eq. 3), on packed batches.
 
+`learners/` builds PPO, DPO and GiGPO from the same pieces.
+
 `make_*` functions close over what is static and return one jitted function
 `(TrainState, Batch, ...) -> (TrainState, metrics)`. The state is donated: use
 the returned one. No [B, T, V] logits exist: only the listed positions of a
@@ -7,21 +9,23 @@ batch reach the head.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dreamgym_jax import losses, types
+from dreamgym_jax import advantages, losses, types
 from dreamgym_jax.data import batches
 from dreamgym_jax.models import transformer
 
 Metrics = dict[str, jax.Array]
 # (params, batch, ref_params) -> (loss, metrics)
-_LossFn = Callable[
-    [types.Params, batches.Batch, types.Params], tuple[jax.Array, Metrics]
+LossFn = Callable[[types.Params, Any, types.Params], tuple[jax.Array, Metrics]]
+# (state, batch, ref_params) -> (state, metrics)
+Update = Callable[
+    [types.TrainState, Any, types.Params], tuple[types.TrainState, Metrics]
 ]
 
 
@@ -101,7 +105,7 @@ def make_score(
 ) -> Callable[[types.Params, batches.Batch], jax.Array]:
   """A jitted (params, batch) -> log-probs [P] of the batch's targets, nats."""
   return jax.jit(
-      lambda params, batch: _logp_entropy(params, batch, model_cfg)[0]
+      lambda params, batch: logp_entropy(params, batch, model_cfg)[0]
   )
 
 
@@ -119,12 +123,13 @@ def make_sft_step(
 
   def loss_fn(params, batch, ref_params):
     del ref_params
-    logp_P, entropy_P = _logp_entropy(params, batch, model_cfg)
+    logp_P, entropy_P = logp_entropy(params, batch, model_cfg)
     return losses.token_nll(logp_P, batch.weight_P), {
-        'entropy': losses.masked_mean(entropy_P, batch.weight_P)
+        'entropy': losses.masked_mean(entropy_P, batch.weight_P),
+        'tokens': jnp.sum(batch.weight_P != 0),
     }
 
-  step = _make_step(loss_fn, optimizer)
+  step = make_update(loss_fn, optimizer)
   return jax.jit(
       lambda state, batch: step(state, batch, None), donate_argnums=0
   )
@@ -152,10 +157,33 @@ def make_grpo_step(
     pi_sampler|; before the first update of an iteration it is the sampler's
     error and should be about 1e-5), tokens, grad_norm, skipped.
   """
+  step = make_update(
+      make_policy_loss(
+          model_cfg, clip_low, clip_high, kl_coef, entropy_coef, aggregate
+      ),
+      optimizer,
+  )
+  return jax.jit(
+      lambda state, batch, ref_params=None: step(state, batch, ref_params),
+      donate_argnums=0,
+  )
+
+
+def make_policy_loss(
+    model_cfg: transformer.ModelConfig,
+    clip_low: float,
+    clip_high: float,
+    kl_coef: float,
+    entropy_coef: float,
+    aggregate: losses.Aggregate,
+) -> LossFn:
+  """The loss of `make_grpo_step`, for whatever made the advantages."""
   kl_fn = _make_kl(model_cfg) if kl_coef else _no_kl
 
   def loss_fn(params, batch, ref_params):
-    logp_P, entropy_P = _logp_entropy(params, batch, model_cfg)
+    if kl_coef and ref_params is None:
+      raise ValueError(f'kl_coef is {kl_coef}: ref_params must be given')
+    logp_P, entropy_P = logp_entropy(params, batch, model_cfg)
     weight_P = batch.weight_P
     surrogate = losses.clipped_surrogate(
         logp_P, batch.logp_P, batch.adv_P, weight_P, clip_low, clip_high
@@ -171,22 +199,16 @@ def make_grpo_step(
         'logp_mismatch': losses.masked_mean(
             jnp.abs(logp_P - batch.logp_P), weight_P
         ),
+        'tokens': jnp.sum(weight_P != 0),
     }
 
-  step = _make_step(loss_fn, optimizer)
-
-  def grpo_step(state, batch, ref_params=None):
-    if kl_coef and ref_params is None:
-      raise ValueError(f'kl_coef is {kl_coef}: ref_params must be given')
-    return step(state, batch, ref_params)
-
-  return jax.jit(grpo_step, donate_argnums=0)
+  return loss_fn
 
 
 def _make_kl(model_cfg: transformer.ModelConfig):
   def kl(logp_P, batch, ref_params):
     ref_params = jax.lax.stop_gradient(ref_params)
-    return losses.k3_kl(logp_P, _logp_entropy(ref_params, batch, model_cfg)[0])
+    return losses.k3_kl(logp_P, logp_entropy(ref_params, batch, model_cfg)[0])
 
   return kl
 
@@ -196,21 +218,36 @@ def _no_kl(logp_P, batch, ref_params):
   return jnp.zeros_like(logp_P)
 
 
-def _logp_entropy(
+def features(
+    params: types.Params,
+    batch: batches.Batch,
+    model_cfg: transformer.ModelConfig,
+) -> jax.Array:
+  """Final states x_PxD of the positions that predict the targets."""
+  x_BxTxD = transformer.hidden(
+      params, batch.tok_BxT, batch.pos_BxT, batch.segment_BxT, model_cfg
+  )
+  return x_BxTxD.reshape(-1, x_BxTxD.shape[-1])[batch.index_P]
+
+
+def logp_entropy(
     params: types.Params,
     batch: batches.Batch,
     model_cfg: transformer.ModelConfig,
 ) -> tuple[jax.Array, jax.Array]:
   """Log-prob of each target and entropy there, both [P], float32."""
-  x_BxTxD = transformer.hidden(
-      params, batch.tok_BxT, batch.pos_BxT, batch.segment_BxT, model_cfg
-  )
-  x_PxD = x_BxTxD.reshape(-1, x_BxTxD.shape[-1])[batch.index_P]
+  x_PxD = features(params, batch, model_cfg)
   return transformer.logp_entropy(params, x_PxD, batch.target_P, model_cfg)
 
 
-def _make_step(loss_fn: _LossFn, optimizer: optax.GradientTransformation):
-  """Gradient, clip, update; an update that is not finite changes nothing."""
+def make_update(
+    loss_fn: LossFn, optimizer: optax.GradientTransformation
+) -> Update:
+  """Gradient, clip, update; an update that is not finite changes nothing.
+
+  Not jitted: the `make_*_step` functions do that. Adds to the metrics of the
+  loss: loss, grad_norm, skipped.
+  """
 
   def step(state, batch, ref_params):
     (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
@@ -232,11 +269,26 @@ def _make_step(loss_fn: _LossFn, optimizer: optax.GradientTransformation):
     return state, metrics | {
         'loss': loss,
         'grad_norm': grad_norm,
-        'tokens': jnp.sum(batch.weight_P != 0),
         'skipped': 1 - is_finite.astype(jnp.int32),
     }
 
   return step
+
+
+def make_stream(
+    tokens: np.ndarray,
+    is_action: np.ndarray,
+    logp: np.ndarray,
+    adv: np.ndarray | float,
+) -> batches.Stream:
+  """A rollout as a stream; outside its actions logp and adv may be anything."""
+  weight_T = np.asarray(is_action, np.float32)
+  return batches.Stream(
+      tokens=np.asarray(tokens, np.int32),
+      weight=weight_T,
+      logp=np.where(weight_T > 0, logp, 0).astype(np.float32),
+      adv=np.where(weight_T > 0, adv, 0).astype(np.float32),
+  )
 
 
 class GrpoData(NamedTuple):
@@ -256,7 +308,8 @@ def grpo_streams(
     reward_JxG: np.ndarray,
     success_JxG: np.ndarray,
     valid_JxG: np.ndarray,
-    advantage: Callable[..., jax.Array] = losses.group_advantage,
+    advantage: Callable[..., jax.Array] = advantages.group_advantage,
+    bonus: Sequence[np.ndarray] | None = None,
 ) -> GrpoData:
   """Rollouts of J groups of G, as streams with advantages. Host only.
 
@@ -272,15 +325,18 @@ def grpo_streams(
     success_JxG: raw success, 0 or 1.
     valid_JxG: false for malformed or crashed episodes.
     advantage: (reward_JxG, valid_JxG) -> advantages of the same shape.
+    bonus: for each, [T] what else is added to a token's advantage.
 
   Raises:
     ValueError: the lengths do not agree.
   """
+  if bonus is None:
+    bonus = [np.float32(0)] * np.size(reward_JxG)
   reward_JxG = np.asarray(reward_JxG, np.float32)
   success_JxG = np.asarray(success_JxG) > 0
   valid_JxG = np.asarray(valid_JxG, bool)
   for name, value in (('tokens', tokens), ('is_action', is_action),
-                      ('logp', logp)):
+                      ('logp', logp), ('bonus', bonus)):
     if len(value) != reward_JxG.size:
       raise ValueError(
           f'{len(value)} {name} for {reward_JxG.shape[0]} groups of '
@@ -293,12 +349,8 @@ def grpo_streams(
   adv_JxG = np.asarray(advantage(reward_JxG, valid_JxG)) * is_used_JxG
   streams = []
   for i in np.flatnonzero(is_used_JxG):
-    weight_T = np.asarray(is_action[i], np.float32)
-    streams.append(batches.Stream(
-        tokens=np.asarray(tokens[i], np.int32),
-        weight=weight_T,
-        logp=np.where(weight_T > 0, logp[i], 0).astype(np.float32),
-        adv=weight_T * adv_JxG.flat[i],
+    streams.append(make_stream(
+        tokens[i], is_action[i], logp[i], adv_JxG.flat[i] + bonus[i]
     ))
   return GrpoData(
       streams, adv_JxG, is_kept_J, is_used_JxG,

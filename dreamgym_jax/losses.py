@@ -1,8 +1,9 @@
 """Losses and their statistics, on arrays alone.
 
 No parameters, no config, no tokenizer: whatever made the log-probs, these
-functions only see numbers. Aggregations and advantages are functions with one
-signature each, so that a caller passes the one it wants.
+functions only see numbers. Aggregations are functions of one signature, so
+that a caller passes the one it wants. Where a weight is 0 the other arrays
+may hold anything, even NaN: neither loss nor gradient sees it.
 """
 
 from collections.abc import Callable
@@ -17,9 +18,14 @@ Aggregate = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 _MAX_LOG_RATIO = 20.0
 
 
+def _used(x: jax.Array, weight: jax.Array) -> jax.Array:
+  """x where it has weight; elsewhere 0, which no NaN of x gets past."""
+  return jnp.where(weight != 0, x, 0)
+
+
 def masked_sum(x: jax.Array, weight: jax.Array) -> jax.Array:
   """Sum of weight * x; x may be anything (even NaN) where weight is 0."""
-  return jnp.sum(jnp.where(weight != 0, x, 0) * weight)
+  return jnp.sum(_used(x, weight) * weight)
 
 
 def masked_mean(x: jax.Array, weight: jax.Array) -> jax.Array:
@@ -50,8 +56,7 @@ def sequence_mean(
   The 1/|o_i| of GRPO (DeepSeekMath, arXiv 2402.03300, Eq. 3); sequences
   without weight are not counted.
   """
-  total_P = _per_sequence(jnp.where(weight_P != 0, value_P, 0) * weight_P,
-                          sequence_P)
+  total_P = _per_sequence(_used(value_P, weight_P) * weight_P, sequence_P)
   tokens_P = _per_sequence(weight_P, sequence_P)
   is_used_P = tokens_P > 0
   mean_P = total_P / jnp.where(is_used_P, tokens_P, 1)
@@ -90,55 +95,6 @@ def token_nll(logp_P: jax.Array, weight_P: jax.Array) -> jax.Array:
   return -masked_mean(logp_P, weight_P)
 
 
-def centred_advantage(
-    reward_JxG: jax.Array, valid_JxG: jax.Array | None = None
-) -> jax.Array:
-  """A = r - mean_G over the valid rollouts of each group; 0 for the others.
-
-  The mean-only form of Eq. 3 (Dr. GRPO, arXiv 2503.20783): hard and easy
-  tasks are not weighted up.
-  """
-  return _centre(reward_JxG, valid_JxG)[0]
-
-
-def group_advantage(
-    reward_JxG: jax.Array,
-    valid_JxG: jax.Array | None = None,
-    eps: float = 1e-6,
-) -> jax.Array:
-  """A = (r - mean_G) / (std_G + eps) (Eq. 3, GRPO); population std.
-
-  Mean and std are over the valid rollouts of each group; others get 0, and
-  so does every rollout of a group whose rewards tie. eps keeps a tie from
-  dividing by zero and is far below the least std of 0/1 rewards.
-  """
-  adv_JxG, valid_JxG = _centre(reward_JxG, valid_JxG)
-  count_Jx1 = jnp.maximum(valid_JxG.sum(-1, keepdims=True), 1)
-  variance_Jx1 = jnp.sum(adv_JxG**2, -1, keepdims=True) / count_Jx1
-  std_Jx1 = jnp.sqrt(variance_Jx1)
-  # A mean of equal floats may be off in the last bit; divided by eps that
-  # would be an advantage, so a tie is decided on the rewards themselves.
-  low_Jx1 = jnp.min(jnp.where(valid_JxG > 0, reward_JxG, jnp.inf), -1,
-                    keepdims=True)
-  high_Jx1 = jnp.max(jnp.where(valid_JxG > 0, reward_JxG, -jnp.inf), -1,
-                     keepdims=True)
-  return jnp.where(high_Jx1 > low_Jx1, adv_JxG / (std_Jx1 + eps), 0.0)
-
-
-def _centre(
-    reward_JxG: jax.Array, valid_JxG: jax.Array | None
-) -> tuple[jax.Array, jax.Array]:
-  """(rewards less the group's mean, 0 where invalid; validity as float)."""
-  reward_JxG = jnp.asarray(reward_JxG, jnp.float32)
-  if valid_JxG is None:
-    valid_JxG = jnp.ones_like(reward_JxG)
-  valid_JxG = jnp.asarray(valid_JxG, jnp.float32)
-  reward_JxG = jnp.where(valid_JxG > 0, reward_JxG, 0)
-  count_Jx1 = jnp.maximum(valid_JxG.sum(-1, keepdims=True), 1)
-  mean_Jx1 = reward_JxG.sum(-1, keepdims=True) / count_Jx1
-  return (reward_JxG - mean_Jx1) * valid_JxG, valid_JxG
-
-
 class Surrogate(NamedTuple):
   """The policy-gradient loss per token, and what warns early."""
 
@@ -165,13 +121,14 @@ def clipped_surrogate(
     logp_P: log-probs under the policy being trained, nats.
     old_logp_P: log-probs under the policy that acted.
     adv_P: advantages, constants of the loss.
-    weight_P: token weights; they enter the statistics, not loss_P.
+    weight_P: token weights; they enter the statistics. loss_P does not
+      hold them, but is 0, with no gradient, where they are.
     clip_low: how far below 1 the ratio may help, > 0.
     clip_high: how far above.
   """
-  adv_P = jax.lax.stop_gradient(adv_P)
+  adv_P = jax.lax.stop_gradient(_used(adv_P, weight_P))
   log_ratio_P = jnp.clip(
-      logp_P - old_logp_P, -_MAX_LOG_RATIO, _MAX_LOG_RATIO
+      _used(logp_P - old_logp_P, weight_P), -_MAX_LOG_RATIO, _MAX_LOG_RATIO
   )
   ratio_P = jnp.exp(log_ratio_P)
   clipped_P = jnp.clip(ratio_P, 1 - clip_low, 1 + clip_high)
@@ -197,3 +154,87 @@ def k3_kl(logp_P: jax.Array, ref_logp_P: jax.Array) -> jax.Array:
       ref_logp_P - logp_P, -_MAX_LOG_RATIO, _MAX_LOG_RATIO
   )
   return jnp.exp(log_ratio_P) - log_ratio_P - 1
+
+
+class ValueLoss(NamedTuple):
+  """The critic's regression per token, and how often it was held back."""
+
+  loss_P: jax.Array
+  clip_share: jax.Array   # [] share of weighted tokens that are clipped away
+
+
+def clipped_value_loss(
+    value_P: jax.Array,
+    old_value_P: jax.Array,
+    return_P: jax.Array,
+    weight_P: jax.Array,
+    clip: float,
+) -> ValueLoss:
+  """max((V - R)^2, (V_clip - R)^2) / 2, V_clip within `clip` of V_old.
+
+  The value side of PPO as in the code of OpenAI (described in arXiv
+  2005.12729, Sec. 3): once a value has moved by `clip` towards its target,
+  this batch pulls it no further.
+
+  Args:
+    value_P: of the critic being trained, in units of reward.
+    old_value_P: what the targets were computed with.
+    return_P: targets, constants of the loss.
+    weight_P: as for `clipped_surrogate`.
+    clip: > 0; infinity turns it off.
+  """
+  value_P, old_value_P, return_P = (
+      _used(x, weight_P) for x in (value_P, old_value_P, return_P)
+  )
+  return_P = jax.lax.stop_gradient(return_P)
+  near_P = old_value_P + jnp.clip(value_P - old_value_P, -clip, clip)
+  plain_P, clipped_P = (value_P - return_P) ** 2, (near_P - return_P) ** 2
+  is_clipped_P = (near_P != value_P) & (clipped_P > plain_P)
+  return ValueLoss(
+      jnp.maximum(plain_P, clipped_P) / 2,
+      clip_share=masked_mean(is_clipped_P.astype(jnp.float32), weight_P),
+  )
+
+
+class Preference(NamedTuple):
+  """The loss of a batch of pairs, and how far apart they are."""
+
+  loss: jax.Array         # [] nats per pair
+  accuracy: jax.Array     # [] share of pairs with a positive margin
+  margin: jax.Array       # [] mean margin
+
+
+def preference_loss(
+    logp_P: jax.Array,
+    ref_logp_P: jax.Array,
+    weight_P: jax.Array,
+    pair_P: jax.Array,
+    is_chosen_P: jax.Array,
+    beta: float,
+) -> Preference:
+  """-log sigmoid(m), m = beta (log pi/ref of chosen - of rejected).
+
+  DPO (arXiv 2305.18290, Eq. 7); log pi of a stream is the weighted sum over
+  its tokens. The mean is over pairs that have tokens on both sides.
+
+  Args:
+    logp_P: log-probs under the policy being trained, nats.
+    ref_logp_P: log-probs under the reference.
+    weight_P: token weights.
+    pair_P: which pair a token belongs to, < P.
+    is_chosen_P: whether it is of the better stream.
+    beta: how much a nat away from the reference counts, > 0.
+  """
+  sign_P = jnp.where(is_chosen_P, 1.0, -1.0)
+  log_ratio_P = _used(logp_P - ref_logp_P, weight_P) * weight_P
+  margin_P = beta * _per_sequence(sign_P * log_ratio_P, pair_P)
+  chosen_P, rejected_P = (
+      _per_sequence(jnp.where(side_P, weight_P, 0), pair_P)
+      for side_P in (is_chosen_P, ~is_chosen_P)
+  )
+  is_pair_P = ((chosen_P > 0) & (rejected_P > 0)).astype(jnp.float32)
+  return Preference(
+      loss=masked_mean(-jax.nn.log_sigmoid(margin_P), is_pair_P),
+      accuracy=masked_mean((margin_P > 0).astype(jnp.float32), is_pair_P),
+      margin=masked_mean(margin_P, is_pair_P),
+  )

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from dreamgym_jax import learner, losses
+from dreamgym_jax import advantages, learner, losses
 from dreamgym_jax.data import batches
 from dreamgym_jax.models import transformer
 
@@ -33,17 +33,6 @@ def kl_sgd():
   """(optimizer, step) of the tests with a reference."""
   optimizer = optax.sgd(0.3)
   return optimizer, learner.make_grpo_step(CFG, optimizer, kl_coef=1.0)
-
-
-@functools.cache
-def bandit():
-  """(optimizer, step) of the worlds to be solved."""
-  optimizer = learner.make_optimizer(
-      1e-2, 0, 1, schedule=learner.warmup_constant, b2=0.99
-  )
-  return optimizer, learner.make_grpo_step(
-      CFG, optimizer, kl_coef=1e-3, entropy_coef=1e-3
-  )
 
 
 @functools.cache
@@ -283,7 +272,7 @@ def test_grpo_streams_by_hand():
                                      [0, 0, 1, 0], [0, 0, 0, 0]])
   data = learner.grpo_streams(
       *make_streams_args(4, 4), reward, success, valid,
-      advantage=losses.centred_advantage,
+      advantage=advantages.centred_advantage,
   )
   # Group 1 ties on success (its penalty does not save it), group 3 ties once
   # the malformed win is out.
@@ -303,6 +292,33 @@ def test_grpo_streams_by_hand():
   )
 
 
+def test_bonus_is_added_to_the_tokens_of_its_rollout():
+  success = np.array([[1, 0], [1, 1]])
+  bonus = [np.array([9.0, 0.5, 9.0, -0.5])] * 4
+  data = learner.grpo_streams(
+      *make_streams_args(2, 2), success, success, np.ones((2, 2)),
+      advantage=advantages.centred_advantage, bonus=bonus,
+  )
+  assert len(data.streams) == 2     # the second group ties, bonus or not
+  np.testing.assert_allclose(data.streams[0].adv, [0, 1, 0, 0])
+  np.testing.assert_allclose(data.streams[1].adv, [0, 0, 0, -1])
+
+
+def test_no_advantage_no_gradient_and_nan_in_padding_is_not_seen():
+  streams = [s._replace(adv=0 * s.adv) for s in random_streams(5)]
+  (batch,) = batches.pack(streams, **SHAPE)
+  padding = batch.weight_P == 0
+  assert padding.sum() > 9
+  batch = batch._replace(adv_P=np.where(padding, np.nan, batch.adv_P),
+                         logp_P=np.where(padding, np.nan, batch.logp_P))
+  optimizer, step = kl_sgd()
+  # With the policy as its own reference the KL has no gradient either.
+  _, m = step(learner.init_state(init_params(), optimizer), batch,
+              init_params())
+  assert int(m['skipped']) == 0
+  assert_close([m['grad_norm'], m['loss']], [0.0, 0.0])
+
+
 def test_grpo_streams_refuses_other_lengths():
   with pytest.raises(ValueError, match='8 tokens for 3 groups of 4'):
     learner.grpo_streams(
@@ -315,84 +331,3 @@ def test_all_tied_gives_no_streams():
   data = learner.grpo_streams(*make_streams_args(2, 4), ones, ones, ones)
   assert data.streams == [] and data.zero_variance_share == 1.0
   assert batches.pack_evenly(data.streams, 2, 8, 8) == []
-
-
-def draw(params, prompts, rng):
-  """Prompts (token lists) -> [(token drawn, its log-prob)], via `score`."""
-  logp = {}
-  for prompt in sorted(set(map(tuple, prompts))):
-    weight = np.array([0.0] * len(prompt) + [1.0])
-    (batch,) = batches.pack(
-        [batches.Stream(np.array([*prompt, a]), weight) for a in range(CFG.V)],
-        CFG.V, 4, CFG.V,
-    )
-    logp_P = np.asarray(score()(params, batch), np.float64)
-    logp[prompt] = logp_P[np.argsort(batch.target_P)]
-  out = []
-  for prompt in prompts:
-    logp_V = logp[tuple(prompt)]
-    p_V = np.exp(logp_V) / np.exp(logp_V).sum()
-    token = rng.choice(CFG.V, p=p_V)
-    out.append((int(token), logp_V[token]))
-  return out
-
-
-def train_grpo(world, prompts, iterations):
-  """GRPO on `world(params, rows, rng) -> rollouts`; the success rates."""
-  G = 64 // len(prompts)
-  optimizer, step = bandit()
-  state = learner.init_state(init_params(), optimizer)
-  rng, rates = np.random.default_rng(0), []
-  rows = [p for p in prompts for _ in range(G)]
-  for _ in range(iterations):
-    rollouts = world(state.params, rows, rng)
-    reward_JxG = np.array([r[3] for r in rollouts]).reshape(len(prompts), G)
-    rates.append(reward_JxG.mean())
-    data = learner.grpo_streams(
-        *zip(*[r[:3] for r in rollouts], strict=True),
-        reward_JxG, reward_JxG, np.ones_like(reward_JxG),
-    )
-    for batch in batches.pack_evenly(data.streams, 64, 4, 128):
-      state, metrics = step(state, batch, init_params())
-      assert int(metrics['skipped']) == 0
-      assert float(metrics['logp_mismatch']) < 1e-5
-  return rates
-
-
-def test_grpo_solves_a_bandit():
-  def world(params, rows, rng):
-    out = []
-    for prompt, (token, logp) in zip(
-        rows, draw(params, rows, rng), strict=True
-    ):
-      out.append((
-          [*prompt, token], [0, 1], [0.0, logp],
-          float(token == prompt[0] + 4),
-      ))
-    return out
-
-  rates = train_grpo(world, [[1], [2], [3], [4]], iterations=80)
-  assert np.mean(rates[:3]) < 0.3
-  assert np.mean(rates[-5:]) > 0.95, rates
-
-
-def test_grpo_solves_a_two_step_world():
-  """The second token must answer the world's reply to the first one."""
-
-  def world(params, rows, rng):
-    first = draw(params, rows, rng)
-    seen = [
-        [*p, a, 10 + a % 3] for p, (a, _) in zip(rows, first, strict=True)
-    ]
-    second = draw(params, seen, rng)
-    out = []
-    for prompt, (a, la), (b, lb) in zip(seen, first, second, strict=True):
-      out.append((
-          [*prompt, b], [0, 1, 0, 1], [0.0, la, 0.0, lb],
-          float(a < 6 and b == prompt[2] - 8),
-      ))
-    return out
-
-  rates = train_grpo(world, [[1], [2]], iterations=80)
-  assert np.mean(rates[:3]) < 0.15
-  assert np.mean(rates[-5:]) > 0.9, rates

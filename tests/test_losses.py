@@ -105,58 +105,6 @@ def test_token_nll_by_hand(wrap):
   close(wrap(losses.token_nll)(logp, weight), 7 * np.log(2) / 4)
 
 
-# --- advantages ------------------------------------------------------------
-
-
-@both
-def test_group_advantage_by_hand(wrap):
-  reward = jnp.array([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
-  # p = 1/4: std = sqrt(3)/4, (3/4) / std = sqrt 3, (-1/4) / std = -1/sqrt 3.
-  want = [[3**0.5] + [-(3**-0.5)] * 3, [1, 1, -1, -1]]
-  close(wrap(losses.group_advantage)(reward), want, rtol=1e-4)
-  close(wrap(losses.centred_advantage)(reward),
-        [[0.75, -0.25, -0.25, -0.25], [0.5, 0.5, -0.5, -0.5]])
-
-
-@both
-def test_invalid_rollouts_neither_get_nor_give_advantage(wrap):
-  reward = jnp.array([[1.0, 0.0, jnp.nan, 5.0]])
-  valid = jnp.array([[1.0, 1.0, 0.0, 0.0]])
-  close(wrap(losses.group_advantage)(reward, valid), [[1, -1, 0, 0]],
-        rtol=1e-4)
-  close(wrap(losses.centred_advantage)(reward, valid), [[0.5, -0.5, 0, 0]])
-  close(wrap(losses.group_advantage)(reward, 0 * valid), [[0.0] * 4])
-
-
-@pytest.mark.parametrize('tie', [0.0, 1.0, 0.1, 1 / 3, -0.7])
-@pytest.mark.parametrize('G', [3, 7, 8])
-def test_ties_give_exactly_zero(tie, G):
-  for advantage in (losses.group_advantage, losses.centred_advantage):
-    adv = advantage(jnp.full((2, G), tie))
-    close(adv, np.zeros((2, G)), atol=1e-7)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.lists(st.floats(-2, 2, width=16), min_size=6, max_size=6),
-                min_size=3, max_size=3),
-       st.permutations(range(6)), st.integers(0, 63))
-def test_advantage_properties(reward, order, mask):
-  reward = np.array(reward, np.float32)
-  valid = np.array([[mask >> g & 1 for g in range(6)]] * len(reward))
-  order = list(order)
-  for advantage in (losses.group_advantage, losses.centred_advantage):
-    adv = np.asarray(advantage(reward, valid))
-    close(adv.sum(-1), np.zeros(len(reward)), atol=2e-4)
-    assert not adv[valid == 0].any()
-    close(advantage(reward[:, order], valid[:, order]), adv[:, order],
-          atol=1e-4)
-  shift_scale = losses.group_advantage(reward * 4 + 1, valid)
-  # Scale drops out but for eps; groups with a spread near eps are left out.
-  spread = np.ptp(np.where(valid, reward, reward.mean()), -1) > 0.5
-  close(shift_scale[spread],
-        np.asarray(losses.group_advantage(reward, valid))[spread], atol=1e-3)
-
-
 # --- surrogate and KL ------------------------------------------------------
 
 
@@ -227,3 +175,98 @@ def test_k3_is_an_unbiased_nonnegative_kl(seed):
   assert (np.asarray(k3) >= -1e-6).all()
   # The expectation under p is the true KL(p || q).
   close((p * k3).sum(), (p * np.log(p / q)).sum(), rtol=1e-3, atol=1e-4)
+
+
+# --- value -----------------------------------------------------------------
+
+VALUE = jax.jit(losses.clipped_value_loss)
+PREFERENCE = jax.jit(losses.preference_loss)
+
+
+def test_value_loss_by_hand():
+  value = jnp.array([0.5, 0.9, 0.1, 0.9])
+  old = jnp.array([0.4, 0.4, 0.4, 0.4])
+  target = jnp.array([1.0, 1.0, 1.0, 0.0])
+  got = VALUE(value, old, target, jnp.ones(4), 0.2)
+  # .5 is near .4: .5^2 / 2. .9 went too far towards 1: (.6 - 1)^2 / 2. .1 and
+  # the last went away from their targets: not clipped, .9^2 / 2.
+  close(got.loss_P, [0.125, 0.08, 0.405, 0.405])
+  close(got.clip_share, 0.25)
+  free = VALUE(
+      value, old, target, jnp.ones(4), float('inf')
+  )
+  close(free.loss_P, (value - target) ** 2 / 2)
+  close(free.clip_share, 0.0)
+
+
+def test_value_gradient_is_the_error_and_zero_where_clipped():
+  def loss(value, target):
+    return losses.clipped_value_loss(
+        value, jnp.full(3, 0.4), target, jnp.ones(3), 0.2
+    ).loss_P.sum()
+
+  by_value, by_target = jax.jit(jax.grad(loss, (0, 1)))(
+      jnp.array([0.5, 0.9, 0.1]), jnp.ones(3)
+  )
+  close(by_value, [-0.5, 0.0, -0.9])
+  close(by_target, np.zeros(3))
+
+
+# --- preferences -----------------------------------------------------------
+
+
+def pairs(logp, ref, weight=None, beta=0.5):
+  """Two pairs: tokens 0, 1 against 2, and 3 against 4."""
+  weight = jnp.ones(5) if weight is None else jnp.asarray(weight)
+  return PREFERENCE(
+      jnp.asarray(logp), jnp.asarray(ref), weight,
+      jnp.array([0, 0, 0, 1, 1]),
+      jnp.array([True, True, False, True, False]), beta,
+  )
+
+
+def test_preference_loss_by_hand():
+  # Margins / .5: (-1 - 1 + 4) - (-3 + 2) = 3, and (-2 + 1) - (-1 + 1) = -1.
+  logp, ref = [-1.0, -1, -3, -2, -1], [-2.0, -2, -2, -1, -1]
+  got = pairs(logp, ref)
+  close(got.loss, (np.log1p(np.exp(-1.5)) + np.log1p(np.exp(0.5))) / 2)
+  close(got.margin, (1.5 - 0.5) / 2)
+  close(got.accuracy, 0.5)
+  close(pairs(ref, ref).loss, np.log(2))
+  # Without its chosen side the second pair is none; padding joins pair 0.
+  close(pairs(logp, ref, [1, 1, 1, 0, 1]).loss, np.log1p(np.exp(-1.5)))
+
+
+def test_preference_gradient_is_the_closed_form():
+  logp = jnp.array([-1.0, -1, -3, -2, -1])
+  ref = jnp.array([-2.0, -2, -2, -1, -1])
+  got = jax.jit(jax.grad(lambda x: pairs(x, ref).loss))(logp)
+  # -beta sigmoid(-m) (grad of chosen - of rejected), over two pairs.
+  pull = 0.5 / (1 + np.exp([1.5, -0.5])) / 2
+  close(got, [-pull[0], -pull[0], pull[0], -pull[1], pull[1]])
+
+
+# --- what has no weight ----------------------------------------------------
+
+
+@pytest.mark.parametrize('loss', [
+    lambda x, w: losses.clipped_surrogate(
+        x, 0.5 * x, 2 * x, w, 0.2, 0.3).loss_P,
+    lambda x, w: losses.clipped_value_loss(x, 0.5 * x, x + 1, w, 0.2).loss_P,
+    lambda x, w: losses.preference_loss(
+        x, 0.5 * x, w, jnp.array([0, 0, 1, 1, 0]),
+        jnp.array([True, False, True, False, True]), 0.1).loss * jnp.ones(5),
+])
+def test_nan_without_weight_reaches_neither_loss_nor_gradient(loss):
+  weight = jnp.array([1.0, 1, 1, 1, 0])
+
+  def total(x):
+    return losses.masked_sum(loss(x, weight), weight)
+
+  slopes = jax.jit(jax.value_and_grad(total))
+  clean = jnp.array([-0.5, -1.0, -0.2, -0.9, 0.0])
+  want, slope = slopes(clean)
+  got, same = slopes(clean.at[4].set(jnp.nan))
+  close(got, want)
+  close(same, slope)
+  assert np.abs(slope[:4]).max() > 0.01 and slope[4] == 0
