@@ -19,7 +19,7 @@ packages and Chromium (each once), and runs
 Examples:
     bash launch/local.sh                                    # the main job
     bash launch/local.sh --config=configs/webarena.py:smoke # every stage, brief
-    bash launch/local.sh --config=configs/webshop.py        # another world
+    bash launch/local.sh --config=configs/webshop.py:smoke  # another world
     bash launch/local.sh --workdir=runs/mine --config.seed=1
     bash launch/local.sh --mode=report --workdir=runs/mine
 
