@@ -22,6 +22,14 @@ CFG = transformer.ModelConfig(V=16, D=16, N=1, H=2, K=1, d=8, F=32)
 ROWS, LENGTH, POSITIONS = 64, 4, 128
 
 
+@pytest.fixture(autouse=True, scope='module')
+def quick_compilation():
+  """The steps here are tiny: nearly all of their cost is compiling them."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
 @functools.cache
 def init_params(seed=0):
   return jax.jit(transformer.init, static_argnums=1)(jax.random.key(seed), CFG)
@@ -39,13 +47,12 @@ def score():
 
 @functools.cache
 def grpo_step():
-  return learner.make_grpo_step(CFG, adam(), kl_coef=1e-3, entropy_coef=1e-3)
+  return learner.make_grpo_step(CFG, adam())
 
 
 @functools.cache
 def ppo_step():
-  return ppo.make_ppo_step(
-      CFG, adam(), adam(), clip_high=0.28, kl_coef=1e-3, entropy_coef=1e-3)
+  return ppo.make_ppo_step(CFG, adam(), adam(), clip_high=0.28)
 
 
 # --- worlds ----------------------------------------------------------------
@@ -112,7 +119,7 @@ def group_rewards(played, n):
 
 def updated(state, packed, step):
   for batch in packed:
-    state, m = step(state, batch, init_params())
+    state, m = step(state, batch)
     assert int(m['skipped']) == 0
     assert float(m['logp_mismatch']) < 1e-5   # one batch: the first update
   return state
