@@ -8,18 +8,14 @@ browser. A malformed answer is decoded once more with a key of its own, then
 ends the episode as malformed: reward 0, left out of the policy's batch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from dreamgym_jax import sampling, types
-from dreamgym_jax.text import actions, prompts, states
-
-Retrieve = Callable[
-    [Sequence[types.Task], Sequence[str], Sequence[str]],
-    list[list[prompts.Demo]]]
+from dreamgym_jax.text import actions, prompts
 
 
 def no_retrieval(
@@ -55,7 +51,7 @@ class DreamWorld:
 
   def __init__(
       self, params: types.Params, sampler: sampling.Sampler,
-      prompt: prompts.Prompts, retrieve: Retrieve, settings: Settings,
+      prompt: prompts.Prompts, retrieve: prompts.Retrieve, settings: Settings,
       key: jax.Array,
   ):
     self._params = params
@@ -88,9 +84,7 @@ class DreamWorld:
     observations = []
     for r in rows:
       row = self._rows[r]
-      observation = answers.get(r) or types.Observation(
-          states.invalid(row.state), is_invalid=True,
-          reasoning='malformed action')
+      observation = answers.get(r) or prompts.malformed_action(row.state)
       if row.steps + 1 >= self._settings.max_steps:
         observation = observation._replace(done=True)
       told = observation.state if r in answers else row.told

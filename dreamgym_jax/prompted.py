@@ -9,16 +9,13 @@ of the policy's batch). An endpoint tells no probability of success: it is -1.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from dreamgym_jax import types
 from dreamgym_jax.data import endpoint as endpoints
 from dreamgym_jax.text import actions, prompts, states
 
-Retrieve = Callable[
-    [Sequence[types.Task], Sequence[str], Sequence[str]],
-    list[list[prompts.Demo]]]
 _KEYS = {'reasoning', 'next_state', 'done', 'success'}
 _SYSTEM = """\
 You simulate a text environment, one step at a time, as it would really \
@@ -64,7 +61,7 @@ class PromptedWorld:
   """`types.World` whose transitions an endpoint makes up."""
 
   def __init__(
-      self, endpoint: endpoints.Endpoint, retrieve: Retrieve,
+      self, endpoint: endpoints.Endpoint, retrieve: prompts.Retrieve,
       settings: Settings,
   ):
     self._endpoint = endpoint
@@ -101,9 +98,7 @@ class PromptedWorld:
     observations = []
     for r in rows:
       row = self._rows[r]
-      observation = answers.get(r) or types.Observation(
-          states.invalid(row.state), is_invalid=True,
-          reasoning='malformed action')
+      observation = answers.get(r) or prompts.malformed_action(row.state)
       history = (*row.history, (row.state, written[r]))
       if len(history) >= self._settings.max_steps:
         observation = observation._replace(done=True)
@@ -131,12 +126,7 @@ class PromptedWorld:
       except prompts.ParseError as error:
         problem = str(error)
         n_malformed += 1
-        # A new question, so the cache does not give the same answer back.
-        messages = [
-            *messages,
-            {'role': 'assistant', 'content': answer.text or '(nothing)'},
-            {'role': 'user', 'content':
-             f'That answer cannot be used: {problem}. Answer again.'}]
+        messages = endpoints.ask_again(messages, answer, problem)
     return types.Observation(
         state, done=True, is_malformed=True, reasoning=problem), n_malformed
 

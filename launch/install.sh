@@ -80,9 +80,9 @@ stamp_of() {
 }
 
 # Installs the named requirement files ([--no-deps] first: exactly these
-# packages), all in one call of pip; a file whose
-# stamp in the environment matches is skipped. The stamps are written last, so
-# an interrupted installation is done again.
+# packages), all in one call of pip; a file whose stamp in the environment
+# matches is skipped. The stamps are written last, so an interrupted
+# installation is done again.
 install_packages() {
   local file args=() missing=() options=()
   if [ "$1" = --no-deps ]; then

@@ -50,8 +50,7 @@ for flag in "$@"; do
       has_config=1
       config="${flag#--config=}"
       # From another directory, the checkout's own configs are meant.
-      path="${flag#--config=}"
-      if [ ! -e "${path%%:*}" ]; then flag="--config=$root/$path"; fi
+      if [ ! -e "${config%%:*}" ]; then flag="--config=$root/$config"; fi
       ;;
     --config=*)
       has_config=1
@@ -66,8 +65,8 @@ if [ "$has_config" = 0 ]; then
 fi
 
 make_venv
-case "$config" in
-  *webshop*) install_packages requirements.txt requirements-webshop.txt ;;
+case "${config##*/}" in
+  webshop*) install_packages requirements.txt requirements-webshop.txt ;;
   *)
     install_packages requirements.txt requirements-web.txt
     find_or_install_chromium

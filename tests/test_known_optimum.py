@@ -22,12 +22,7 @@ CFG = transformer.ModelConfig(V=16, D=16, N=1, H=2, K=1, d=8, F=32)
 ROWS, LENGTH, POSITIONS = 64, 4, 128
 
 
-@pytest.fixture(autouse=True, scope='module')
-def quick_compilation():
-  """The steps here are tiny: nearly all of their cost is compiling them."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 @functools.cache

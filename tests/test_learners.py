@@ -20,12 +20,7 @@ SHAPE = dict(rows=2, length=40, positions=64)
 SGD = optax.sgd(1.0)
 
 
-@pytest.fixture(autouse=True, scope='module')
-def quick_compilation():
-  """The steps here are tiny: nearly all of their cost is compiling them."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 @functools.cache

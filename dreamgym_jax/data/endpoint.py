@@ -213,6 +213,19 @@ class Endpoint:
     return text.replace(self._key, '<key>') if is_secret else text
 
 
+def ask_again(
+    messages: Sequence[Message], answer: Answer, problem: str
+) -> list[Message]:
+  """A question after an unusable answer.
+
+  It is a new one, so the cache does not give the same answer back.
+  """
+  return [*messages,
+          {'role': 'assistant', 'content': answer.text or '(nothing)'},
+          {'role': 'user', 'content':
+           f'That answer cannot be used: {problem}. Answer again.'}]
+
+
 def read_usage(cache: str | os.PathLike) -> Usage:
   """What the answers in a cache cost when they were asked for."""
   usage = Usage()

@@ -153,12 +153,7 @@ def annotate(
       plans = parse(answer.text, len(episode.transitions), max_chars)
     except TeacherError as error:
       failure = f'{MALFORMED}: {error}'
-      # Each question is new, so the cache does not give the same answer back.
-      messages = [
-          *messages,
-          {'role': 'assistant', 'content': answer.text or '(nothing)'},
-          {'role': 'user', 'content':
-           f'That answer cannot be used: {error}. Answer again.'}]
+      messages = endpoints.ask_again(messages, answer, str(error))
       continue
     steps = tuple(
         dataclasses.replace(step, reasoning=plan)

@@ -259,9 +259,10 @@ def imagine(state: str, action_text: str) -> str:
   except actions_lib.ActionError:
     return states.body(state)
   lines, elements = [], states.parse(state)
+  is_click = action.verb == 'click'
+  radios = states.radio_group(elements, action.element) if is_click else []
   for element in elements:
     body, role = element.body, element.role
-    is_click = action.verb == 'click'
     if element.id == action.element:
       if is_click and role in ('checkbox', 'radio'):
         if not element.is_checked:
@@ -276,8 +277,7 @@ def imagine(state: str, action_text: str) -> str:
         head, _, tail = body.partition('=')
         options = tail.partition(' options ')[2]
         body = f'{head.strip()} = {action.argument} options {options}'
-    elif is_click and element.id in states.radio_group(
-        elements, action.element):
+    elif element.id in radios:
       body = body.removesuffix(' checked')   # one of a group is checked
     lines.append(f'[{element.id}] {body}')
   return '\n'.join(lines)

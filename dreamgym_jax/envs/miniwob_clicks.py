@@ -182,16 +182,9 @@ _TICKETS = {'cheapest cost': (min, 0), 'most expensive cost': (max, 0),
 
 def _ticket(match: re.Match, elements: base.Elements) -> base.Goal:
   """Of the buttons with a price, each behind the line of its duration."""
-  offers, minutes = [], 0
-  for e in elements:
-    if duration := re.fullmatch(r'Duration: (\d+)h (\d+)m', e.description):
-      minutes = 60 * int(duration[1]) + int(duration[2])
-    elif price := re.fullmatch(r'Book for \$(\d+)', e.name):
-      offers.append(((int(price[1]), minutes), e))
-  if not offers:
-    raise base.GoalError('no tickets')
   best, column = _TICKETS[match[1]]
-  target = best(offers, key=lambda offer: offer[0][column])[1]
+  offers = base.offers(elements, r'Book for \$(\d+)')
+  target = best(offers, key=lambda offer: offer[column])[2]
   return base.Goal(finish=target.id, need=target.name,
                    have_of=lambda e: e.name or base.NONE)
 

@@ -62,16 +62,9 @@ def _results(
   """The best offer; the heading tells what was searched for."""
   route, _, date = base.with_role(
       elements, 'text')[0].description.partition(' | ')
-  offers, minutes = [], 0
-  for e in elements:
-    if duration := re.fullmatch(r'Duration: (\d+)h (\d+)m', e.description):
-      minutes = 60 * int(duration[1]) + int(duration[2])
-    elif price := re.fullmatch(r'Book flight for \$(\d+)', e.name):
-      offers.append(((int(price[1]), minutes), e))
-  if not offers:
-    raise base.GoalError('no flights')
   column = 0 if match[1] == 'cheapest' else 1
-  target = min(offers, key=lambda offer: offer[0][column])[1]
+  target = min(base.offers(elements, r'Book flight for \$(\d+)'),
+               key=lambda offer: offer[column])[2]
   back = base.named(elements, 'Back', 'button')
   items = [('date', match[4], date)]
   # The heading names places by their codes alone.

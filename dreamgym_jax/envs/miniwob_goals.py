@@ -152,6 +152,24 @@ def named(
                and (not roles or e.role in roles)), None)
 
 
+def offers(
+    elements: Elements, price: str
+) -> list[tuple[int, int, states.Element]]:
+  """($, minutes, button) of each, the line of its duration before it.
+
+  `price` matches a button's whole name. Raises GoalError if there are none.
+  """
+  found, minutes = [], 0
+  for e in elements:
+    if duration := re.fullmatch(r'Duration: (\d+)h (\d+)m', e.description):
+      minutes = 60 * int(duration[1]) + int(duration[2])
+    elif match := re.fullmatch(price, e.name):
+      found.append((int(match[1]), minutes, e))
+  if not found:
+    raise GoalError('nothing has a price')
+  return found
+
+
 def submit(elements: Elements) -> int:
   return one(with_role(elements, 'button'), 'buttons').id
 

@@ -93,9 +93,6 @@ def _posts(elements: base.Elements) -> list[tuple[str, base.Elements]]:
   return posts
 
 
-_SYMBOLS = ('Reply', 'Retweet', 'Like')
-
-
 def _post(match: re.Match, elements: base.Elements) -> base.Goal:
   """One button of one post, most of them in a menu behind More."""
   user, action = match.groups()

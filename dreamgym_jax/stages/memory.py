@@ -34,7 +34,7 @@ def _demos(found: Sequence[replay.Entry]) -> list[prompts.Demo]:
   return [corpus.make_demo(entry.transition) for entry in found]
 
 
-def make_retrieve(store: replay.Replay, k: int) -> experience.Retrieve:
+def make_retrieve(store: replay.Replay, k: int) -> prompts.Retrieve:
   """Top-k of the same family for steps of a dream, never of the same page."""
   if not k:
     return experience.no_retrieval

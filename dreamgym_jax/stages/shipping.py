@@ -56,7 +56,8 @@ def _card_text(card: dict) -> str:
       f'    {card["command"]}', '',
       f'- `{runs.OFFLINE}`: {data["episodes"]:,} real episodes, '
       f'{data["transitions"]:,} real transitions of {card["environment"]}, '
-      'training pages only, annotated by rule.',
+      'training pages only, annotated by '
+      f'{", ".join(data["by_annotator"])}.',
       f'- `base.safetensors`: {recipe["base"]["parameters"]:,} parameters, '
       f'{recipe["base"]["steps"]:,} updates on all tokens of all roles.',
       f'- `experience.safetensors`: M_exp and M_task, '

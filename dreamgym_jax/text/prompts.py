@@ -19,7 +19,7 @@ is ever re-tokenised: each piece is encoded once and appended. `done` and
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from dreamgym_jax import types
@@ -58,6 +58,11 @@ class Demo(NamedTuple):
   edit: str
   reward: float
   done: bool
+
+
+# Demos of each (task, state, action), by the rule against leaks.
+Retrieve = Callable[
+    [Sequence[types.Task], Sequence[str], Sequence[str]], list[list[Demo]]]
 
 
 class Answer(NamedTuple):
@@ -261,6 +266,12 @@ class Prompts:
     if [e.id for e in elements] != list(range(1, len(elements) + 1)):
       raise ParseError('ids do not count from 1')
     return instruction.replace('\n', ' '), state
+
+
+def malformed_action(state: str) -> types.Observation:
+  """What every world answers to an action that is none."""
+  return types.Observation(states.invalid(state), is_invalid=True,
+                           reasoning='malformed action')
 
 
 def is_wellformed(action: str) -> bool:
