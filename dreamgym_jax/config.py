@@ -60,6 +60,11 @@ def defaults() -> D:
   c.shop.page_size = 10             # links on a page of results
   c.shop.subpages = ('Description', 'Features', 'Reviews', 'Attributes')
 
+  c.house = D()                     # ALFWorld alone
+  c.house.max_places = c.house.max_objects = 0  # kept of a room; 0 = all
+  c.house.data = ''                 # the official games; '' = made by rule
+  c.house.cache = ''                # translated games; '' = in ~/.cache
+
   c.collect = D()                   # offline real transitions
   c.collect.pages = 300             # pages of each family
   c.collect.behaviours = ('expert', 'noisy', 'near_miss', 'near_miss',
@@ -216,7 +221,8 @@ _CHOICES = {
     'replay.index': ('exact', 'scann'), 'model.remat': ('none', 'block'),
     'experience.init': ('shipped', 'base'), 'warmup.init': ('shipped', 'base'),
 }
-_MAY_BE_ZERO = {'seed', 'replay.k', 'rl.kl_coef', 'rl.entropy_coef',
+_MAY_BE_ZERO = {'seed', 'house.max_places', 'house.max_objects',
+                'replay.k', 'rl.kl_coef', 'rl.entropy_coef',
                 'rl.invalid_penalty', 'gate.remedies',
                 'evaluate.temperature', 'dream.iterations', 'gate.gap',
                 'teacher.temperature', 'teacher.retries', 'teacher.attempts',

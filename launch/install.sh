@@ -110,6 +110,18 @@ install_packages() {
   done
 }
 
+# ALFWorld's engine comes as source alone.
+find_or_install_compiler() {
+  local name missing=()
+  for name in cmake make g++; do
+    command -v "$name" >/dev/null || missing+=("$name")
+  done
+  if [ "${#missing[@]}" = 0 ]; then return; fi
+  if can_apt && apt_install "${missing[@]}"; then return; fi
+  die "ALFWorld's engine is built from source and wants ${missing[*]}. Install" \
+    "with: sudo apt-get update && sudo apt-get install -y ${missing[*]}"
+}
+
 # A browser that answers --version: some distributions put a stub on PATH that
 # only tells where to get the real one. Then the one that Playwright keeps.
 find_chromium() {

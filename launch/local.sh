@@ -67,6 +67,10 @@ fi
 make_venv
 case "${config##*/}" in
   webshop*) install_packages requirements.txt requirements-webshop.txt ;;
+  alfworld*)
+    find_or_install_compiler
+    install_packages requirements.txt requirements-alfworld.txt
+    ;;
   *)
     install_packages requirements.txt requirements-web.txt
     find_or_install_chromium

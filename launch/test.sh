@@ -26,8 +26,10 @@ END
 esac
 
 make_venv
+find_or_install_compiler
 install_packages requirements.txt requirements-web.txt \
-  requirements-webshop.txt requirements-teacher.txt requirements-dev.txt
+  requirements-webshop.txt requirements-alfworld.txt \
+  requirements-teacher.txt requirements-dev.txt
 install_packages --no-deps requirements-webarena.txt
 find_or_install_chromium
 cd "$root"

@@ -11,12 +11,8 @@ import sys
 
 import pytest
 
-# Its engine takes minutes to build, and launch/test.sh does not do that yet.
-pytest.importorskip(
-    'textworld', reason='pip install -r requirements-alfworld.txt')
-
-from dreamgym_jax import types  # noqa: E402
-from dreamgym_jax.envs import (  # noqa: E402
+from dreamgym_jax import types
+from dreamgym_jax.envs import (
     alfworld,
     alfworld_engine,
     alfworld_experts,
@@ -26,7 +22,7 @@ from dreamgym_jax.envs import (  # noqa: E402
     checks,
     pool,
 )
-from dreamgym_jax.text import states  # noqa: E402
+from dreamgym_jax.text import states
 
 SMALL = alfworld_games.Generated(6, 6)
 TASKS = [types.Task('alfworld-heat', 1), types.Task('alfworld-look-unseen', 2)]

@@ -5,12 +5,8 @@ import functools
 
 import pytest
 
-# Its engine takes minutes to build, and launch/test.sh does not do that yet.
-pytest.importorskip(
-    'textworld', reason='pip install -r requirements-alfworld.txt')
-
-from dreamgym_jax import collect, types  # noqa: E402
-from dreamgym_jax.envs import (  # noqa: E402
+from dreamgym_jax import collect, types
+from dreamgym_jax.envs import (
     alfworld,
     alfworld_experts,
     alfworld_games,
@@ -18,7 +14,7 @@ from dreamgym_jax.envs import (  # noqa: E402
     alfworld_tasks,
     goals,
 )
-from dreamgym_jax.text import actions, prompts, states  # noqa: E402
+from dreamgym_jax.text import actions, prompts, states
 
 FAMILIES = [alfworld_games.family_of(k, s) for k in alfworld_games.KINDS
             for s in ('', alfworld_games.UNSEEN)]

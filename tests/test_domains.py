@@ -1,5 +1,6 @@
 """Every environment that a config can name, and what is missing for one."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -7,10 +8,11 @@ import sys
 
 import pytest
 
-from configs import webarena, webshop
+from configs import alfworld, webarena, webshop
 from dreamgym_jax import config, types
 from dreamgym_jax.envs import checks
 from dreamgym_jax.stages import domains
+from dreamgym_jax.text import states
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHOP = webshop.get_config('tiny')
@@ -25,7 +27,7 @@ def test_every_name_has_a_domain_and_a_requirement_file():
     assert (ROOT / requirements).exists()
 
 
-@pytest.mark.parametrize('module', [webarena, webshop])
+@pytest.mark.parametrize('module', [alfworld, webarena, webshop])
 @pytest.mark.parametrize('size', config.SIZES)
 def test_every_size_of_every_config_is_valid(module, size):
   c = module.get_config(size)
@@ -63,6 +65,30 @@ def test_the_shop_is_the_one_of_the_config():
     for _, high in (SHOP.env.train_seeds, SHOP.env.gate_seeds,
                     SHOP.env.test_seeds):
       world.reset([types.Task(family, high - 1)])
+
+
+def test_the_house_is_the_one_of_the_config(tmp_path):
+  c = alfworld.get_config('scratch')
+  c.house.cache = str(tmp_path)
+  domain = domains.of(c)
+  world = domain.world(c)()
+  families = [c.env.families[0], c.env.held_out_families[1]]
+  tasks = world.reset([types.Task(f, 0) for f in families])
+  for task in tasks:
+    places = [e for e in states.parse(task.initial_state)
+              if e.role == 'button' and '>' not in e.body]
+    assert len(places) == c.house.max_places
+  posed, = world.reset([dataclasses.replace(tasks[0], source=types.GENERATED)])
+  assert domain.poses and posed == dataclasses.replace(
+      tasks[0], source=types.GENERATED)
+  world.close()
+
+
+def test_official_games_are_looked_for_where_the_config_says(tmp_path):
+  c = alfworld.get_config('scratch')
+  c.house.data = str(tmp_path)
+  with pytest.raises(checks.EnvError, match=f'{tmp_path}.*alfworld-download'):
+    domains.of(c).world(c)().reset([types.Task(c.env.families[0], 0)])
 
 
 def test_the_official_shop_wants_its_files(tmp_path):

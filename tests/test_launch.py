@@ -21,6 +21,7 @@ TOOLS = (
     'tail',
 )
 SHELLCHECK = pathlib.Path(sys.executable).with_name('shellcheck')
+COMPILER = ('cmake', 'make', 'g++')
 OLD_PYTHON = 'exit 1'   # fails the version check, like any old or broken one
 
 
@@ -70,9 +71,10 @@ def machine(tmp_path: pathlib.Path) -> Machine:
 
 @pytest.fixture
 def ready(machine: Machine) -> Machine:
-  """Everything is there but the stamps: a browser and an environment."""
+  """All but the stamps: a browser, a compiler and an environment."""
   machine.make_venv()
-  machine.tool('chromium', 'exit 0')
+  for tool in ('chromium', *COMPILER):
+    machine.tool(tool, 'exit 0')
   return machine
 
 
@@ -185,6 +187,27 @@ def test_a_world_without_pages_wants_no_browser(ready: Machine):
   call, = pip_calls(ready)
   assert call.endswith(f'-r {ROOT}/requirements-webshop.txt')
   assert 'requirements-web.txt' not in call
+
+
+def test_alfworld_is_built_from_source(ready: Machine):
+  ready.run('launch/local.sh', '--config=configs/alfworld.py:smoke')
+  call, = pip_calls(ready)
+  assert call.endswith(f'-r {ROOT}/requirements-alfworld.txt')
+
+
+@pytest.mark.parametrize('user', [0, 1000])
+def test_without_a_compiler_it_is_installed_or_named(
+    machine: Machine, user: int):
+  machine.make_venv()
+  machine.tool('id', f'echo {user}')
+  machine.tool('apt-get', 'exit 0')
+  machine.tool('make', 'exit 0')
+  done = machine.run('launch/local.sh', '--config=configs/alfworld.py:smoke')
+  wanted = 'apt-get install -y -qq --no-install-recommends cmake g++'
+  assert (wanted in machine.calls) == (user == 0)
+  if user:
+    assert done.returncode == 1 and not pip_calls(machine)
+    assert 'sudo apt-get install -y cmake g++' in done.stderr
 
 
 def test_a_changed_requirement_or_pin_is_installed(

@@ -46,6 +46,8 @@ def always(episode: types.Episode, t: int) -> bool:
 # name -> (module beside this one, its Domain, what it needs installed)
 DOMAINS = {
     'miniwob': ('on_miniwob', 'DOMAIN', 'requirements-web.txt'),
+    'alfworld': ('on_alfworld', 'DOMAIN', 'requirements-alfworld.txt'),
+    'alfworld-map': ('on_alfworld', 'MAPPED', 'requirements-alfworld.txt'),
     'webshop': ('on_webshop', 'DOMAIN', 'requirements-webshop.txt'),
     'webshop-official': ('on_webshop', 'OFFICIAL', 'requirements-webshop.txt'),
 }

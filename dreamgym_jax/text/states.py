@@ -6,16 +6,17 @@
     [4] button: Submit
 
 A line is `[id] role: name`, for boxes and radios `checked` when they are, for
-textboxes and textareas ` = value` (nothing after the sign when empty), for
-lists also ` options a ; b`, for tabs ` selected`, for headers ` expanded`. Ids
-count from 1 down the page. A notice that belongs to no element, such as
-INVALID, is a first line `! ...`. The state after the end of an episode is OVER.
+textboxes, textareas and status lines ` = value` (nothing after the sign when
+empty), for lists also ` options a ; b`, for tabs ` selected`, for headers
+` expanded`. Ids count from 1 down the page. A notice that belongs to no
+element, such as INVALID, is a first line `! ...`. The state after the end of an
+episode is OVER.
 
 An edit is what changed between two states; `apply(old, diff(old, new)) == new`
 for every pair of states:
 
     same | over | invalid            nothing; the end; nothing but the notice
-    [1] = Renda                      the value of a textbox, textarea or list
+    [1] = Renda                      the value of a textbox, status or list
     [1] typed                        the same, where it is the action's argument
     [2] checked | [2] unchecked      likewise selected, expanded; a radio that
                                      is checked unchecks those beside it, up to
@@ -32,7 +33,7 @@ OVER = 'over'
 INVALID = '! invalid action'
 SAME = 'same'
 # Roles that hold a value, and the marks that say a role's other states.
-_HOLDERS = ('textbox', 'textarea', 'combobox')
+_HOLDERS = ('textbox', 'textarea', 'combobox', 'status')
 _MARKS = {'checkbox': ('checked',), 'radio': ('checked',),
           'tab': ('selected',), 'header': ('expanded',)}
 _INVALID_EDIT = 'invalid'

@@ -1,0 +1,46 @@
+"""DreamGym in ALFWorld: household tasks in text, on TextWorld's own engine.
+
+The rooms, rules and goals of the alfworld package (arXiv 2010.03768): all six
+kinds of task in its 96 rooms for training; the same kinds in its 24 other rooms
+are held out. What is played here is the smaller domain: rooms keep 8
+receptacles and 8 objects, and the page is a map, it shows where everything is
+(name='alfworld-map'), so that there is nothing to search for.
+
+  python -m dreamgym_jax.main --config=configs/alfworld.py:scratch
+
+Sizes (2 CPU cores, 24 GiB; measured figures are in README.md and docs/LOG.md):
+  tiny     0.9M parameters from a shipped experience model and policy.
+  scratch  the same from nothing: collects, trains the tokenizer, the base,
+           the experience model and the policy first.
+  smoke    every stage with the tiniest budgets, for the tests.
+
+ALFWorld as it is, whole rooms and closed drawers: --config.name=alfworld
+--config.house.max_places=0 --config.house.max_objects=0
+--config.env.max_elements=60 --config.env.max_steps=50. With the official games
+(alfworld-download): --config.house.data="$ALFWORLD_DATA", and env.*_seeds
+within the number of games of each kind.
+"""
+
+from configs import sizes
+
+_KINDS = ('pick', 'look', 'clean', 'heat', 'cool', 'pick-two')
+
+
+def get_config(size: str = 'scratch'):
+  return sizes.get_config('configs/alfworld.py', size, _adapt)
+
+
+def _adapt(c) -> None:
+  c.name, c.shipped = 'alfworld-map', 'house'
+  c.env.families = tuple(f'alfworld-{kind}' for kind in _KINDS)
+  c.env.held_out_families = tuple(f'alfworld-{kind}-unseen' for kind in _KINDS)
+  c.env.max_steps = 15
+  c.env.max_elements = 30
+  c.house.max_places = c.house.max_objects = 8
+  c.sampler.capacity = 2_048
+  c.batch.rows, c.batch.length, c.batch.positions = 1, 1_280, 1_280
+  # Receptacles and objects are few words: no copying to be taught.
+  c.base.rename = c.experience.rename = 0.0
+  c.warmup.demos = 16
+  c.gate.pages = 40
+  c.evaluate.pages = 40
