@@ -41,6 +41,8 @@ def _adapt(c) -> None:
   c.batch.rows, c.batch.length, c.batch.positions = 1, 1_280, 1_280
   # Receptacles and objects are few words: no copying to be taught.
   c.base.rename = c.experience.rename = 0.0
+  c.collect.pages = 200
+  c.base.steps, c.experience.steps = 6_000, 4_000
   c.warmup.demos = 16
   c.gate.pages = 40
   c.evaluate.pages = 40
