@@ -40,6 +40,9 @@ def _adapt(c) -> None:
   c.env.train_seeds = (0, 1_400)
   c.env.gate_seeds = (1_400, 1_800)
   c.env.test_seeds = (1_800, 2_150)
+  # Purchases with several things wrong, as an untrained policy makes them.
+  c.collect.behaviours = ('expert', 'noisy', 'near_miss', 'careless',
+                          'careless', 'careless', 'careless', 'random')
   c.shop.page_size = 3
   c.shop.subpages = ()
   c.prompt.repeat_pages = False

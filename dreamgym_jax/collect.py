@@ -40,7 +40,7 @@ class Actor:
     self._rng = rng
     self._step = -1
     self._course = self._plan = None
-    if behaviour == behaviours_lib.NEAR_MISS:
+    if behaviour in behaviours_lib.ON_COURSE:
       self._course = rehearse(task)
       self._plan = behaviours_lib.make_plan(rng, self._course.n_steps)
 

@@ -104,6 +104,15 @@ def test_experts_win_and_near_misses_mostly_fail(many):
   assert share['random'] < 0.2
 
 
+def test_the_careless_slip_more_than_once():
+  both = by_behaviour(
+      gather(range(60), names=('near_miss', 'careless')).episodes)
+  most = {name: max(sum(not s.thought for s in e.transitions) for e in es)
+          for name, es in both.items()}
+  assert most['near_miss'] <= 2 < most['careless']
+  assert any(not e.success for e in both['careless'])
+
+
 def test_a_near_miss_reaches_the_last_click(many):
   """Lost at the end, not cut short: these teach what a failure looks like."""
   misses = by_behaviour(many)['near_miss']

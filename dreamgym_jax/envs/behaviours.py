@@ -1,8 +1,10 @@
-"""Ways to act that fill the offline data: expert, noisy, near misses, random.
+"""Ways to act for the offline data: expert, noisy, near misses, random.
 
 An experience model that only ever saw right actions learns to copy the goal
 and calls every last click a success. So most episodes hold actions that are
-wrong in a small and telling way: a letter, a neighbour, one step too early.
+wrong in a small and telling way: a letter, a neighbour, one step too early. A
+near miss slips once; a careless actor slips again and again, as an untrained
+policy does, so that several of the things asked for are wrong together.
 
 Pure functions of text and a numpy generator; the real page judges the result.
 """
@@ -19,7 +21,9 @@ from dreamgym_jax.text import actions as actions_lib
 from dreamgym_jax.text import states
 
 EXPERT, NOISY, NEAR_MISS, RANDOM = 'expert', 'noisy', 'near_miss', 'random'
-BEHAVIOURS = (EXPERT, NOISY, NEAR_MISS, RANDOM)
+CARELESS = 'careless'
+BEHAVIOURS = (EXPERT, NOISY, NEAR_MISS, CARELESS, RANDOM)
+ON_COURSE = (NEAR_MISS, CARELESS)    # they go on as if nothing had happened
 FIELDS = ('textbox', 'textarea')
 KINDS = (
     'wrong_object',   # another element of the same role
@@ -33,6 +37,9 @@ KINDS = (
     'bad_option',     # an option that the list does not have
     'other_field',    # the right value in another field
 )
+# Those after which an episode goes on much as before.
+_SLIPS = ('wrong_object', 'neighbour', 'typo', 'other_value', 'skip')
+_SLIP_SHARE = .5
 _QUOTED = re.compile(r'"([^"]*)"')
 _WORD = re.compile(r"[\w@#./'-]*\w")
 _KEYS = ('Enter', 'Tab', 'Escape', 'Space', 'Backspace', 'ArrowDown')
@@ -100,6 +107,11 @@ def choose(
       return expert_action
     return near_miss(
         plan.kind, expert_action, state, instruction, rng, next_action)
+  if behaviour == CARELESS:
+    if rng.random() >= _SLIP_SHARE:
+      return expert_action
+    return near_miss(str(rng.choice(_SLIPS)), expert_action, state,
+                     instruction, rng, next_action)
   raise ValueError(f'unknown behaviour {behaviour!r}; know {BEHAVIOURS}')
 
 
