@@ -13,7 +13,8 @@ case "${1:-}" in
 bash launch/test.sh [--dry-run] [ARGUMENTS OF pytest ...]
 
 Makes .venv, installs packages and Chromium as launch/local.sh does, then runs
-ruff and pytest. Without arguments: the whole suite. For example:
+ruff and pytest. Without arguments: the whole suite, a process for each core.
+For example:
 
     bash launch/test.sh tests/test_layering.py -k cycle
 END
@@ -36,4 +37,6 @@ cd "$root"
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 run "$venv/bin/python" -m ruff check .
 use_huge_pages
+# A file stays in one process, for its tests share what is slow to make.
+if [ "$#" = 0 ]; then set -- -n logical --dist loadfile; fi
 run exec "$venv/bin/python" -m pytest "$@"

@@ -343,7 +343,8 @@ def test_tests_stop_at_the_first_check_that_fails(ready: Machine):
 
 def test_continuous_integration_runs_the_whole_suite(ready: Machine):
   assert ready.run('.ci/run', cwd=ROOT.parent).returncode == 0
-  assert ready.calls[-1].rstrip() == 'python -m pytest'
+  assert ready.calls[-1].rstrip() == (
+      'python -m pytest -n logical --dist loadfile')
 
 
 def test_the_machine_is_isolated(machine: Machine):
