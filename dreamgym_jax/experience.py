@@ -154,7 +154,7 @@ class DreamWorld:
         self._params, rows, inputs, key=key, temperature=temperature,
         streams=[r * 1000 + 2 * self._rows[r].steps + attempt for r in rows],
         max_new=self._settings.max_new, stop=self._prompt.flags,
-        watch=self._prompt.flags)
+        watch=self._prompt.flags, barred=self._prompt.dream_barred)
     return [self._read(self._rows[r], action, turn)
             for r, action, turn in zip(rows, asked, turns, strict=True)]
 
@@ -193,7 +193,7 @@ def propose_tasks(
   turns = sampler.turn(
       params, rows, [prompt.task_ask(s) for s in seeds], key=key,
       streams=rows, temperature=temperature, max_new=max_new,
-      stop=(prompt.tok.tag['end'],), watch=())
+      stop=(prompt.tok.tag['end'],), barred=prompt.task_barred)
   proposals = []
   for parents, turn in zip(seeds, turns, strict=True):
     try:

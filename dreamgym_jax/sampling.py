@@ -89,7 +89,7 @@ class Sampler:
       inputs: Sequence[Sequence[int]], *, key: jax.Array,
       streams: Sequence[int], temperature: float, max_new: int,
       stop: Sequence[int], watch: Sequence[int] = (), top_k: int = 0,
-      top_p: float = 1.0,
+      top_p: float = 1.0, barred: Sequence[int] = (),
   ) -> list[Turn]:
     """Appends inputs[i] to rows[i], then decodes until a stop token.
 
@@ -107,10 +107,11 @@ class Sampler:
       top_k: keep the k most probable tokens; 0 keeps all. With top_p, costs
         a sort of the vocabulary per token.
       top_p: keep the most probable tokens up to this mass, after temperature.
+      barred: tokens that are never written.
 
     Returns:
-      A Turn per row. `logp` and `watch` are of the plain model: temperature 1
-      and unfiltered, equal to the scorer's log-softmax.
+      A Turn per row. `logp` and `watch` are of the plain model: temperature 1,
+      nothing filtered or barred, equal to the scorer's log-softmax.
 
     Raises:
       SamplerFull: input + max_new exceeds a row's capacity.
@@ -120,12 +121,12 @@ class Sampler:
       return []
     self._check(rows, inputs, max_new)
     self.feed(params, rows, inputs)
-    stop_V = np.zeros(self.cfg.V, bool)
-    stop_V[list(stop)] = True
+    stop_V, barred_V = np.zeros((2, self.cfg.V), bool)
+    stop_V[list(stop)] = barred_V[list(barred)] = True
     draw = decoding.Draw(
         jax.random.key_data(key), np.asarray(streams, np.int32),
         np.float32(temperature), np.int32(top_k or self.cfg.V),
-        np.float32(top_p), stop_V, _padded_watch(watch))
+        np.float32(top_p), stop_V, barred_V, _padded_watch(watch))
     for row, tokens in zip(rows, inputs, strict=True):
       if len(tokens):
         self._undo[row] = (self.fill(row), int(tokens[-1]))
@@ -236,7 +237,7 @@ class Sampler:
     draw = decoding.Draw(
         jax.random.key_data(jax.random.key(0)), none,
         np.float32(0), np.int32(1), np.float32(1),
-        np.zeros(self.cfg.V, bool), _padded_watch([0] * n_watch))
+        *np.zeros((2, self.cfg.V), bool), _padded_watch([0] * n_watch))
     self.start(self.n_rows)
     for S in up_to(self._column_buckets, columns):
       for R in up_to(self._row_buckets, rows):

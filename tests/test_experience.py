@@ -26,6 +26,29 @@ def prompt():
   return prompts.Prompts(tokenizers.train(text, 420))
 
 
+def test_an_untrained_model_writes_no_foreign_tags(prompt):
+  """Its answers are wrong; a tag of the harness in one would hide how."""
+  cfg = transformer.ModelConfig(V=prompt.tok.vocab_size, D=16, N=1, H=2, K=1,
+                                d=8, F=16)
+  params = transformer.init(jax.random.key(0), cfg)
+  params['embed'] = params['embed'].at[np.array(prompt.dream_barred)].mul(30.)
+  written = []
+
+  class Listening(sampling.Sampler):
+    def turn(self, *args, **kw):
+      written.extend(super().turn(*args, **kw))
+      return written[-len(args[1]):]
+
+  dream = experience.DreamWorld(
+      params, Listening(cfg, 4, 256), prompt, experience.no_retrieval,
+      SETTINGS, jax.random.key(0))
+  dream.reset([TASK] * 4)
+  dream.step(range(4), ['fill [1] vina'] * 4)
+  assert len(written) >= 4
+  assert not any(set(t.tokens.tolist()) & {*prompt.dream_barred}
+                 for t in written)
+
+
 class Scripted:
   """Answers with what it is told to, and remembers what it was asked."""
 

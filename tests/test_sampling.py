@@ -99,7 +99,7 @@ def test_text_does_not_depend_on_batch_slot_or_bucket(
 def choose(z_RxV, seed, stream_R, t_R):
   draw = decoding.Draw(jax.random.key_data(jax.random.key(seed)), stream_R,
                        jnp.float32(1), jnp.int32(37), jnp.float32(1), None,
-                       None)
+                       jnp.zeros(z_RxV.shape[1], bool), None)
   return decoding._choose(z_RxV, t_R, draw, False)[0]
 
 
@@ -120,6 +120,23 @@ def test_each_token_is_drawn_with_its_own_index(reference, params):
     z = np.pad(logp[len(PROMPTS[i]) - 1:-1], ((0, 11 - n), (0, 0)))
     got = choose(z, 0, jnp.full(11, i), jnp.arange(11))[:n]
     assert got.tolist() == first.tokens.tolist()
+
+
+@pytest.mark.parametrize('temperature', [0.0, 1.0])
+def test_barred_tokens_are_never_written(params, temperature):
+  """What is written in their place keeps the plain model's log-probs."""
+  s = make()
+  s.start(2)
+  free = turn(s, params, [0, 1], PROMPTS[:2], temperature=temperature)
+  barred = sorted({int(t) for x in free for t in x.tokens})
+  s.start(2)
+  for x, given in zip(
+      turn(s, params, [0, 1], PROMPTS[:2], temperature=temperature,
+           barred=barred), PROMPTS, strict=False):
+    assert not set(barred) & set(x.tokens.tolist())
+    logp = score(params, given + x.tokens.tolist())[len(given) - 1:-1]
+    np.testing.assert_allclose(
+        x.logp, logp[np.arange(len(x.tokens)), x.tokens], atol=1e-5)
 
 
 def test_greedy_is_argmax_and_the_limit_of_low_temperature(params):
@@ -143,7 +160,7 @@ def test_top_k_one_is_greedy_and_top_p_keeps_the_nucleus(params):
   assert top1.tokens.tolist() == greedy.tokens.tolist()
   z = jnp.log(jnp.array([[0.1, 0.5, 0.05, 0.3, 0.05]]))
   draw = decoding.Draw(None, None, None, jnp.int32(5), jnp.float32(0.7), None,
-                       None)
+                       None, None)
   kept = jnp.isfinite(decoding._filtered(z, draw))
   assert kept.tolist() == [[False, True, False, True, False]]
 

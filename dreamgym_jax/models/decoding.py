@@ -25,6 +25,7 @@ class Draw(NamedTuple):
   top_k: jax.Array          # [] int32
   top_p: jax.Array          # []
   stop_V: jax.Array         # bool, tokens that end an answer
+  barred_V: jax.Array       # bool, tokens that are never drawn
   watch_W: jax.Array        # int32, tokens whose log-probs are reported
 
 
@@ -70,6 +71,7 @@ def _filtered(z_RxV: jax.Array, draw: Draw) -> jax.Array:
 def _choose(z_RxV, t_R, draw, is_filtered):
   """Draws each row's token t; gives it with all log-probs [R, V]."""
   logp_RxV = jax.nn.log_softmax(z_RxV, -1)
+  z_RxV = jnp.where(draw.barred_V, -jnp.inf, z_RxV)
   scaled = z_RxV / jnp.where(draw.temperature > 0, draw.temperature, 1.0)
   if is_filtered:
     scaled = _filtered(scaled, draw)

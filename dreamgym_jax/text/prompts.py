@@ -155,6 +155,14 @@ class Prompts:
       ids.append(self._flag(demo.reward, demo.done))
     return [*ids, tag['think'] if use_reasoning else tag['edit']]
 
+  @property
+  def dream_barred(self) -> tuple[int, ...]:
+    """Ids of the tags that no answer of the experience model has."""
+    return self._tags_but('edit', 'cont', 'win', 'lose')
+
+  def _tags_but(self, *names: str) -> tuple[int, ...]:
+    return tuple(i for name, i in self.tok.tag.items() if name not in names)
+
   def _flag(self, reward: float, done: bool) -> int:
     name = ('win' if reward > 0 else 'lose') if done else 'cont'
     return self.tok.tag[name]
@@ -234,6 +242,11 @@ class Prompts:
     return stream
 
   # -- task generator -------------------------------------------------------
+
+  @property
+  def task_barred(self) -> tuple[int, ...]:
+    """Ids of the tags that no generated task has."""
+    return self._tags_but('page', 'end')
 
   def task_ask(self, seeds: Sequence[types.Task]) -> list[int]:
     ids = []
