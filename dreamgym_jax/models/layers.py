@@ -22,11 +22,25 @@ def rms(x, scale_D, eps):
   return (x32 * scale).astype(x.dtype)
 
 
+def rope_frequencies(cfg):
+  """Radians per position of each pair, [d/2] float32.
+
+  With rope_factor > 1, Llama 3.1's longer contexts: waves that fit fewer than
+  rope_low times into the old context are stretched by the factor, those that
+  fit more than rope_high times are kept, those between are blended.
+  """
+  freq = cfg.rope_theta ** (-jnp.arange(0, cfg.d, 2) / cfg.d)
+  if cfg.rope_factor == 1:
+    return freq
+  turns = cfg.rope_context * freq / (2 * jnp.pi)
+  kept = jnp.clip((turns - cfg.rope_low) / (cfg.rope_high - cfg.rope_low), 0, 1)
+  return freq * (kept + (1 - kept) / cfg.rope_factor)
+
+
 def rope_angles(pos_BxT, cfg):
   """cos and sin of the rotary angles, [B, T, 1, d/2] float32."""
-  freq = cfg.rope_theta ** (-jnp.arange(0, cfg.d, 2) / cfg.d)
   angle = (pos_BxT[..., None].astype(jnp.float32)
-           * freq[None, None])[:, :, None]
+           * rope_frequencies(cfg)[None, None])[:, :, None]
   return jnp.cos(angle), jnp.sin(angle)
 
 
@@ -41,9 +55,16 @@ def _rotate(x_BxTxHxd, rope):
 def qkv(w, x_BxTxD, rope, cfg):
   """Queries BxTxHxd, keys and values BxTxKxd of one layer."""
   h = rms(x_BxTxD, w['ln1'], cfg.norm_eps)
-  q = _rotate(jnp.einsum('BTD,DHd->BTHd', h, w['wq']), rope)
-  k = _rotate(jnp.einsum('BTD,DKd->BTKd', h, w['wk']), rope)
-  return q, k, jnp.einsum('BTD,DKd->BTKd', h, w['wv'])
+  q = jnp.einsum('BTD,DHd->BTHd', h, w['wq'])
+  k = jnp.einsum('BTD,DKd->BTKd', h, w['wk'])
+  v = jnp.einsum('BTD,DKd->BTKd', h, w['wv'])
+  if cfg.qkv_bias:
+    q, k, v = (x + w[name][None, None]
+               for x, name in ((q, 'bq'), (k, 'bk'), (v, 'bv')))
+  if cfg.qk_norm:
+    q = rms(q, w['q_norm'], cfg.norm_eps)
+    k = rms(k, w['k_norm'], cfg.norm_eps)
+  return _rotate(q, rope), _rotate(k, rope), v
 
 
 def out(w, x_BxTxD, att_BxTxHxd, cfg):
@@ -77,9 +98,26 @@ def _attend(q_BxTxHxd, kv, mask_BxTxS):
   return out.reshape(B, H, T, d).swapaxes(1, 2)
 
 
+def attend_kernel(q_BxTxHxd, k_BxTxKxd, v_BxTxKxd, segment_BxT, kernel):
+  """As `attend_packed`, by a kernel of jax.nn.dot_product_attention."""
+  same = segment_BxT[:, :, None] == segment_BxT[:, None]
+  return jax.nn.dot_product_attention(
+      q_BxTxHxd, k_BxTxKxd, v_BxTxKxd, mask=same[:, None], is_causal=True,
+      implementation=kernel)
+
+
 def attend_packed(q_BxTxHxd, k_BxTxKxd, v_BxTxKxd, segment_BxT):
-  """Causal attention within equal segments of packed rows."""
-  T = q_BxTxHxd.shape[1]
+  """Causal attention within equal segments of packed rows.
+
+  On GPUs cuDNN's kernel where it can (half precision, d up to 128). Elsewhere
+  blocks of queries: on CPU two to three times faster, forward and backward,
+  than jax.nn.dot_product_attention.
+  """
+  T, d = q_BxTxHxd.shape[1], q_BxTxHxd.shape[-1]
+  if (jax.default_backend() == 'gpu' and q_BxTxHxd.dtype.itemsize == 2
+      and d <= 128 and d % 8 == 0):
+    return attend_kernel(
+        q_BxTxHxd, k_BxTxKxd, v_BxTxKxd, segment_BxT, 'cudnn')
   k, v = _heads_first(k_BxTxKxd), _heads_first(v_BxTxKxd)
   out = []
   for a in range(0, T, _QUERY_BLOCK):
