@@ -13,6 +13,10 @@ _MASKED = -1e30
 # Training queries are cut into blocks of this size, and a block multiplies only
 # with the keys before its own end: causality saves up to half of the work.
 _QUERY_BLOCK = 128
+# The matrices that may have an adapter (lora.py), with their input axes.
+ADAPTED = {'wq': 1, 'wk': 1, 'wv': 1, 'wo': 2, 'gate': 1, 'up': 1, 'down': 1}
+# Over the rank, an adapter's scale: learning rates then suit every rank.
+ALPHA = 32.0
 
 
 def rms(x, scale_D, eps):
@@ -52,12 +56,21 @@ def _rotate(x_BxTxHxd, rope):
   return out.astype(x_BxTxHxd.dtype)
 
 
+def project(w, name, x):
+  """x times a matrix of the layer, and times its adapter if it has one."""
+  n_in = ADAPTED[name]
+  y = jnp.tensordot(x, w[name], n_in)
+  if f'{name}_a' in w:
+    a, b = w[f'{name}_a'], w[f'{name}_b']
+    low = jnp.tensordot(x, a, n_in) * (ALPHA / a.shape[-1])
+    y += jnp.tensordot(low, b, 1)
+  return y
+
+
 def qkv(w, x_BxTxD, rope, cfg):
   """Queries BxTxHxd, keys and values BxTxKxd of one layer."""
   h = rms(x_BxTxD, w['ln1'], cfg.norm_eps)
-  q = jnp.einsum('BTD,DHd->BTHd', h, w['wq'])
-  k = jnp.einsum('BTD,DKd->BTKd', h, w['wk'])
-  v = jnp.einsum('BTD,DKd->BTKd', h, w['wv'])
+  q, k, v = (project(w, name, h) for name in ('wq', 'wk', 'wv'))
   if cfg.qkv_bias:
     q, k, v = (x + w[name][None, None]
                for x, name in ((q, 'bq'), (k, 'bk'), (v, 'bv')))
@@ -69,10 +82,10 @@ def qkv(w, x_BxTxD, rope, cfg):
 
 def out(w, x_BxTxD, att_BxTxHxd, cfg):
   """Output projection and feed-forward, each added to the residual."""
-  x = x_BxTxD + jnp.einsum('BTHd,HdD->BTD', att_BxTxHxd, w['wo'])
+  x = x_BxTxD + project(w, 'wo', att_BxTxHxd)
   h = rms(x, w['ln2'], cfg.norm_eps)
-  h = jax.nn.silu(h @ w['gate']) * (h @ w['up'])
-  return x + h @ w['down']
+  h = jax.nn.silu(project(w, 'gate', h)) * project(w, 'up', h)
+  return x + project(w, 'down', h)
 
 
 def _heads_first(x_BxTxKxd):

@@ -128,6 +128,10 @@ class _Block(nn.Module):
                 bv=weight('bv', (c.K, c.d), ('kv', None), 1, 0.0))
     if c.qk_norm:
       w |= dict(q_norm=scale('q_norm', c.d), k_norm=scale('k_norm', c.d))
+    for name in layers.ADAPTED:   # declared by nobody: lora.py adds them
+      for part in (f'{name}_a', f'{name}_b'):
+        if self.has_variable('params', part):
+          w[part] = self.get_variable('params', part).astype(c.dtype)
     q, k, v = layers.qkv(w, x_BxTxD, rope, c)
     att = layers.attend_packed(q, k, v, segment_BxT)
     x_BxTxD = layers.out(w, x_BxTxD, att, c)

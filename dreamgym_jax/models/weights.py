@@ -53,9 +53,15 @@ def save(
   partial.replace(path)
 
 
-def load(path: pathlib.Path, cfg: transformer.ModelConfig) -> Params:
-  """Reads what `save` wrote; raises WeightsError naming what does not fit."""
-  shapes = transformer.shapes(cfg)
+def load(
+    path: pathlib.Path, cfg: transformer.ModelConfig,
+    shapes: Params | None = None,
+) -> Params:
+  """Reads what `save` wrote; raises WeightsError naming what does not fit.
+
+  `shapes` is the tree that is there (default: a whole model).
+  """
+  shapes = shapes or transformer.shapes(cfg)
   wanted = flat(shapes)
   _check_config(path, cfg)
   arrays = _read(path)
