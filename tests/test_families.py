@@ -143,21 +143,21 @@ def test_a_shard_reads_its_own_part(both, monkeypatch):
 
 
 @pytest.mark.parametrize('tied', [True, False])
-def test_new_rows_are_the_mean_of_the_old(tied):
-  cfg = transformer.ModelConfig(V=6, D=4, tied=tied)
+def test_new_rows_are_near_the_mean_of_the_old_and_differ(tied):
+  cfg = transformer.ModelConfig(V=600, D=4, tied=tied)
   rng = np.random.default_rng(0)
-  params = {'embed': rng.normal(size=(6, 4)).astype(np.float32), 'ln_f': 1}
+  params = {'embed': 3 + rng.normal(size=(600, 4)).astype('f'), 'ln_f': 1}
   if not tied:
     params['head'] = 2 * params['embed']
-  more = families.grow(params, cfg, 8)
-  assert more.cfg.V == 8 and more.params['embed'].shape == (8, 4)
-  x = rng.normal(size=(3, 4)).astype(np.float32)
-  got, want = (transformer.head(*m[:1], x, m[1])
-               for m in (more, (params, cfg)))
-  np.testing.assert_allclose(got[:, :6], want, atol=1e-6)
-  np.testing.assert_allclose(
-      got[:, 6:], np.repeat(want.mean(-1, keepdims=True), 2, -1), atol=1e-6)
-  with pytest.raises(ValueError, match='from 6 to 5'):
+  more = families.grow(params, cfg, 1000)
+  assert more.cfg.V == 1000
+  for name in {'embed', 'head'} & params.keys():
+    old, new = np.split(np.asarray(more.params[name]), [600])
+    np.testing.assert_array_equal(old, params[name])
+    np.testing.assert_allclose(new.mean(0), old.mean(0), rtol=.02)
+    np.testing.assert_allclose(new.std(0), .1 * old.std(0), rtol=.2)
+    assert len(np.unique(new, axis=0)) == 400
+  with pytest.raises(ValueError, match='from 600 to 5'):
     families.grow(params, cfg, 5)
 
 

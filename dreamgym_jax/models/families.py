@@ -26,6 +26,7 @@ FAMILIES = {
     'qwen3': {'qkv_bias': False, 'qk_norm': True},
 }
 _PIECE = 8 << 20            # bytes read at once
+_APART = 0.1                # of the rows' deviation, between new ones
 _ALIGN = 64                 # bytes; JAX on CPU adopts such arrays uncopied
 
 
@@ -261,14 +262,20 @@ def _aligned(shape: list[int], dtype: np.dtype) -> np.ndarray:
 def grow(
     params: Params, cfg: transformer.ModelConfig, V: int
 ) -> Model:
-  """Rows for new tokens, each the mean of the old ones; V >= cfg.V."""
+  """Rows for new tokens near the mean of the old ones; V >= cfg.V.
+
+  Not equal to it: under adapters the rows stay as they are, and tokens with
+  one row between them could never be told apart.
+  """
   if V < cfg.V:
     raise ValueError(f'the vocabulary cannot shrink from {cfg.V} to {V}')
 
   def more(table_VxD):
-    mean_1xD = table_VxD.mean(0, keepdims=True)
-    return jnp.concatenate(
-        [table_VxD, jnp.repeat(mean_1xD, V - cfg.V, 0)])
+    noise = jax.random.normal(
+        jax.random.key(0), (V - cfg.V, table_VxD.shape[1]), table_VxD.dtype)
+    new = table_VxD.mean(0, keepdims=True) + _APART * (
+        noise * table_VxD.std(0, keepdims=True))
+    return jnp.concatenate([table_VxD, new])
 
   grown = {k: more(params[k]) for k in ('embed', 'head') if k in params}
   return Model({**params, **grown}, dataclasses.replace(cfg, V=V))

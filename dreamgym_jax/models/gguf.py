@@ -41,6 +41,13 @@ def load(
   return families.Model(families.load(file, cfg, mesh, param_dtype), cfg)
 
 
+def read_config(
+    path: str | pathlib.Path, **changes: Any
+) -> transformer.ModelConfig:
+  """The sizes of a file."""
+  return _File(path).config(changes)
+
+
 class _File:
   """The tensors of a file; a class because it holds the file open."""
 

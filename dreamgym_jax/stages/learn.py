@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from dreamgym_jax import checkpoint, corpus, experience, replay, sft, types
@@ -196,7 +195,7 @@ def real_grpo_stage(run: runs.Run, cast: casts.Cast) -> None:
 def _real(run, cast, name, start, stream, until, at_marks=lambda p: None):
   allowed = run.stages.result('gate')['passed']
   return reinforce.train(
-      run, cast.player, start, jax.tree.map(np.asarray, start), cast.real,
+      run, cast.player, start, start, cast.real,
       tasks.open_book(run, cast.offline),
       reinforce.Settings(name, types.REAL, allowed, 0.0, stream,
                          run.config.env.rows),
