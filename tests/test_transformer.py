@@ -10,7 +10,7 @@ import pytest
 
 from dreamgym_jax.models import layers, transformer
 
-CFG = transformer.ModelConfig(V=37, D=16, N=3, H=4, K=2, d=8, F=24)
+CFG = transformer.ModelConfig(V=37, D=16, N=2, H=4, K=2, d=8, F=24)
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
@@ -79,20 +79,20 @@ def test_query_blocks_equal_one_block(params, monkeypatch):
   np.testing.assert_allclose(blocks, one, atol=1e-5)
 
 
+@functools.partial(jax.jit, static_argnames='cfg')
+@jax.value_and_grad
+def _loss(params, tok_BxT, cfg):
+  return jax.nn.log_softmax(forward(params, tok_BxT, cfg))[..., 3].mean()
+
+
 @pytest.mark.parametrize('change', [
-    dict(remat='block'), dict(remat='dots'), dict(unroll=3)])
+    dict(remat='block'), dict(remat='dots'), dict(unroll=2)])
 def test_remat_and_loop_equal_plain_scan(params, change):
   tok = tokens(2, 9)
-
-  @functools.partial(jax.jit, static_argnums=1)
-  @jax.value_and_grad
-  def loss(p, cfg):
-    return jax.nn.log_softmax(forward(p, tok, cfg))[..., 3].mean()
-
   cfg = dataclasses.replace(CFG, **change)
   assert cfg != CFG
-  want, want_grad = loss(params, CFG)
-  got, got_grad = loss(params, cfg)
+  want, want_grad = _loss(params, tok, cfg=CFG)
+  got, got_grad = _loss(params, tok, cfg=cfg)
   np.testing.assert_allclose(got, want, atol=1e-6)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
                got_grad, want_grad)
@@ -130,7 +130,7 @@ def test_stretched_rotary_waves_by_hand():
       [1, .316228, .1 * (.197183 + .802817 / 8), .0316228 / 8], rtol=1e-5)
 
 
-@pytest.mark.parametrize('chunk', [4, 10, 64])
+@pytest.mark.parametrize('chunk', [4, 64])
 def test_chunked_logp_entropy_equals_softmax(params, chunk):
   x = jax.random.normal(jax.random.key(2), (10, CFG.D))
   target = jnp.arange(10) * 3
@@ -202,7 +202,7 @@ def test_cached_equals_full(params):
   """One token at a time, a prompt then tokens, and all at once."""
   tok = tokens(2, 9)
   want = _hidden(params, tok, *plain(tok), cfg=CFG)
-  for cuts in ([9], [5, 1, 1, 1, 1], [1] * 9, [4, 5]):
+  for cuts in ([9], [4, 1, 4], [1] * 9):
     cache, out, at = transformer.empty_cache(CFG, 2, 12), [], 0
     for n in cuts:
       x, cache = extend(params, cache, tok[:, at:at + n],
