@@ -65,6 +65,7 @@ def _smollm2(c: config.D) -> None:
   c.model.lora_rank = 16
   c.model.unroll = 1
   c.sampler.buckets = 'coarse'
+  c.replay.encoder, c.replay.embedding = 'minilm', 384
   c.env.rows = 8
   c.env.max_steps = 3
   c.env.families = c.env.families[:1]

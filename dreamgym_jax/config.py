@@ -138,7 +138,8 @@ def defaults() -> D:
   c.replay.capacity = 20_000
   c.replay.k = 1                    # retrieved transitions; 0 = none
   c.replay.demo_tokens = 24         # shown of the edit of each
-  c.replay.embedding = 64
+  c.replay.encoder = 'hash'         # phi; or 'minilm', a pretrained one
+  c.replay.embedding = 64           # 384 with 'minilm'
   c.replay.index = 'exact'          # or 'scann'
   c.replay.max_dreamed_share = 0.5
   c.replay.min_confidence = 0.9     # of the flag, to admit a dreamed one
@@ -225,6 +226,7 @@ _CHOICES = {
     'teacher.limit': ('max_tokens', 'max_completion_tokens'),
     'replay.index': ('exact', 'scann'), 'model.remat': ('none', 'block'),
     'sampler.buckets': ('fine', 'coarse'),
+    'replay.encoder': ('hash', 'minilm'),
     'experience.init': ('shipped', 'base'), 'warmup.init': ('shipped', 'base'),
 }
 _MAY_BE_ZERO = {'seed', 'house.max_places', 'house.max_objects',
@@ -255,6 +257,9 @@ def validate(config: D) -> None:
       if flat[key] == 'shipped':
         raise ConfigError(f"{key}='shipped' but nothing shipped is used: "
                           f"set {key}='base' or shipped='web'")
+  if flat['replay.encoder'] == 'minilm' and flat['replay.embedding'] != 384:
+    raise ConfigError("replay.embedding: must be 384 with "
+                      "replay.encoder='minilm'")
   for key in ('model.pretrained', 'model.lora_rank'):
     if flat[key] and 'shipped' in (flat['experience.init'],
                                    flat['warmup.init']):

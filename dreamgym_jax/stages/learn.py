@@ -9,7 +9,7 @@ from dreamgym_jax.audit import gate
 from dreamgym_jax.data import batches
 from dreamgym_jax.models import encoder
 from dreamgym_jax.stages import cast as casts
-from dreamgym_jax.stages import gating, pretrain, reinforce, tasks
+from dreamgym_jax.stages import gating, memory, pretrain, reinforce, tasks
 from dreamgym_jax.stages import run as runs
 
 _OFFLINE_SHARE = 4        # offline episodes for each of the policy's own
@@ -144,8 +144,7 @@ def _reload(
   key_MxE = np.zeros((c.capacity, c.embedding), np.float32)
   texts = [encoder.key_text(r['transition']['state'], r['transition']['action'])
            for r in rows]
-  key_MxE[[r['row'] for r in rows]] = encoder.make_hash_encoder(
-      c.embedding)(texts)
+  key_MxE[[r['row'] for r in rows]] = memory.make_encode(run)(texts)
   store.load_state_dict({'host': host, 'arrays': {'key_MxE': key_MxE}})
 
 
