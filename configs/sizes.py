@@ -67,11 +67,11 @@ def _smollm2(c: config.D) -> None:
   c.sampler.buckets = 'coarse'
   c.replay.encoder, c.replay.embedding = 'minilm', 384
   c.env.rows = 8
-  c.env.max_steps = 3
+  c.env.max_steps = 6           # what the longest of the experts needs
   c.env.families = c.env.families[:1]
   c.env.held_out_families = c.env.held_out_families[:1]
   c.collect.pages = 8
-  c.batch.rows, c.batch.positions = 1, 512
+  c.batch.rows, c.batch.positions = 1, c.batch.length
   c.experience.rename = 0.0
   c.experience.steps = 20
   c.warmup.demos, c.warmup.epochs = 8, 2

@@ -26,4 +26,6 @@ def get_config(size: str = 'tiny'):
   c = sizes.get_config('configs/webarena.py', size, lambda c: None)
   if size == 'smoke':
     c.env.families = ('click-button', 'enter-text')
+  if size == 'smollm2':
+    c.env.max_steps = 3
   return c

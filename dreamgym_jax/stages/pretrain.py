@@ -171,6 +171,10 @@ def _fitting(
     run: runs.Run, streams: list[batches.Stream]
 ) -> list[batches.Stream]:
   """The streams that a batch has room for; says how many it has not."""
+  if not streams:
+    raise config.ConfigError(
+        'no episode to learn from: experts did not succeed within '
+        f'env.max_steps={run.config.env.max_steps}, or warmup.demos is 0')
   b = run.config.batch
   kept, n_long = batches.drop_long(
       streams, batches.Shape(b.rows, b.length, b.positions))
