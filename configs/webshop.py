@@ -14,6 +14,7 @@ Sizes (2 CPU cores, 24 GiB; measured figures are in README.md and docs/LOG.md):
            the experience model and the policy first. The gate refuses it so
            far (docs/LOG.md).
   smoke    every stage with the tiniest budgets, for the tests.
+  smollm2  every stage on a pretrained model, briefly: see configs/webarena.py.
 
 The sizes for CPU show three links a page, where the authors' shop shows ten,
 and no buttons for descriptions: what costs tokens and decides nothing here.

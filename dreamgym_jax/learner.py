@@ -1,6 +1,8 @@
 """Optimiser steps: supervised (Eq. 5) and GRPO (Eq. 3), on packed batches.
 
-`learners/` builds PPO, DPO and GiGPO from the same pieces.
+`learners/` builds PPO, DPO and GiGPO from the same pieces. Of adapted weights
+(lora.split) the state holds the adapters alone, and every step takes the base
+they belong to as `frozen`.
 
 `make_*` functions close over what is static and return one jitted function
 `(TrainState, Batch, ...) -> (TrainState, metrics)`. The state is donated: use
@@ -18,15 +20,13 @@ import optax
 
 from dreamgym_jax import advantages, losses, types
 from dreamgym_jax.data import batches
-from dreamgym_jax.models import transformer
+from dreamgym_jax.models import lora, transformer
 
 Metrics = dict[str, jax.Array]
 # (params, batch, ref_params) -> (loss, metrics)
 LossFn = Callable[[types.Params, Any, types.Params], tuple[jax.Array, Metrics]]
-# (state, batch, ref_params) -> (state, metrics)
-Update = Callable[
-    [types.TrainState, Any, types.Params], tuple[types.TrainState, Metrics]
-]
+# (state, batch, ref_params, frozen=None) -> (state, metrics)
+Update = Callable[..., tuple[types.TrainState, Metrics]]
 
 
 def warmup_cosine(
@@ -112,10 +112,8 @@ def make_score(
 def make_sft_step(
     model_cfg: transformer.ModelConfig,
     optimizer: optax.GradientTransformation,
-) -> Callable[
-    [types.TrainState, batches.Batch], tuple[types.TrainState, Metrics]
-]:
-  """One step of weighted next-token likelihood (Eq. 5).
+) -> Callable[..., tuple[types.TrainState, Metrics]]:
+  """A step(state, batch, frozen=None) of weighted likelihood (Eq. 5).
 
   Metrics: loss (nats per unit of weight), entropy, tokens (positions used),
   grad_norm (before clipping), skipped (1 if NaN or Inf: nothing changed).
@@ -131,7 +129,8 @@ def make_sft_step(
 
   step = make_update(loss_fn, optimizer)
   return jax.jit(
-      lambda state, batch: step(state, batch, None), donate_argnums=0
+      lambda state, batch, frozen=None: step(state, batch, None, frozen),
+      donate_argnums=0,
   )
 
 
@@ -149,9 +148,9 @@ def make_grpo_step(
   loss = aggregate(surrogate + kl_coef k3(pi || ref) - entropy_coef entropy).
 
   Returns:
-    A jitted `step(state, batch, ref_params=None)`. The reference runs only
-    if kl_coef > 0; then ref_params must be given, and must not be the
-    donated `state.params` themselves.
+    A jitted `step(state, batch, ref_params=None, frozen=None)`. The reference
+    runs only if kl_coef > 0; then ref_params must be given, and must not be
+    the donated `state.params` themselves.
     Metrics: loss, entropy, kl (to the reference), approx_kl (to the sampling
     policy), ratio_max, clip_share, logp_mismatch (mean |log pi - log
     pi_sampler|; before the first update of an iteration it is the sampler's
@@ -164,7 +163,9 @@ def make_grpo_step(
       optimizer,
   )
   return jax.jit(
-      lambda state, batch, ref_params=None: step(state, batch, ref_params),
+      lambda state, batch, ref_params=None, frozen=None: step(
+          state, batch, ref_params, frozen
+      ),
       donate_argnums=0,
   )
 
@@ -249,9 +250,12 @@ def make_update(
   loss: loss, grad_norm, skipped.
   """
 
-  def step(state, batch, ref_params):
-    (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-        state.params, batch, ref_params
+  def step(state, batch, ref_params, frozen=None):
+    def loss_of(params):
+      return loss_fn(lora.join(frozen, params), batch, ref_params)
+
+    (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(
+        state.params
     )
     grad_norm = optax.tree.norm(grads)
     is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)

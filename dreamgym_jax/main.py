@@ -14,6 +14,7 @@ from ml_collections import config_flags
 _DEFAULT = 'configs/webarena.py'
 _MODES = {
     'run': 'all stages, those already done are skipped (the default)',
+    'generate': 'print what the model of the config writes after --prompt',
     'evaluate': 'judge the policies of a workdir again in the real world',
     'report': 'draw report.html of a workdir again',
     'compare': 'several seeds: --workdir=runs/a,runs/b,runs/c',
@@ -23,7 +24,8 @@ _MODES = {
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None,
     'Config file, with a size behind a colon: configs/webarena.py:tiny '
-    '(default), :scratch (nothing shipped is used) or :smoke. Any key can be '
+    '(default), :scratch (nothing shipped is used), :smoke or :smollm2 (a '
+    'pretrained model). Any key can be '
     'set: --config.rl.lr=1e-4. Every key with its default and meaning is in '
     'dreamgym_jax/config.py.', lock_config=True)
 _WORKDIR = flags.DEFINE_string(
@@ -36,6 +38,10 @@ _UNTIL = flags.DEFINE_string(
     'until', '', 'The last stage of --mode=run, e.g. --until=gate for M_exp '
     'and its gate alone; the same command without it goes on from there. '
     'Default: all stages, and the report.')
+_PROMPT = flags.DEFINE_string(
+    'prompt', '', 'For --mode=generate. A pretrained model answers it as a '
+    'chat. Ours, which know no other language, answer an instruction and, on '
+    "the lines after it, a page: --prompt=$'Click Ok.\n[1] button: Ok'.")
 _CACHE = flags.DEFINE_string(
     'compile_cache', '~/.cache/dreamgym_jax', 'Where compiled programs are '
     "kept between runs; '' keeps none.")
@@ -78,7 +84,7 @@ def _main(argv: list[str]) -> None:
       return
     train.main(_MODE.value, config, pathlib.Path(workdir), _commit(),
                ' '.join(['python -m dreamgym_jax.main', *sys.argv[1:]]),
-               _UNTIL.value)
+               _UNTIL.value, _PROMPT.value)
   except train.EXPECTED as error:
     # The message says what to do; a traceback would bury it.
     sys.exit(f'\n{type(error).__name__}: {error}')

@@ -28,6 +28,13 @@ _EXTEND_ROWS = 16           # rows extended together: enough for the matmuls
 ROW_BUCKETS = (8, 24, 48, 80, 120, 160, 240, 320)
 TOKEN_BUCKETS = (16, 32, 48, 64, 128)
 COLUMN_BUCKETS = (0, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+# The shapes that are compiled, by name: more of them, or more padding. A large
+# model takes long to compile and is bound by its weights.
+LADDERS = {
+    'fine': {},
+    'coarse': dict(row_buckets=(), token_buckets=(32, 128),
+                   column_buckets=(256,)),
+}
 
 
 class Turn(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 
 from dreamgym_jax import checkpoint, learner, types
 from dreamgym_jax.data import batches
-from dreamgym_jax.models import transformer
+from dreamgym_jax.models import lora, transformer
 
 # (steps done, mean loss since the last call, tokens trained since)
 OnStep = Callable[[int, float, int], None]
@@ -24,7 +24,8 @@ def fit(
   """Trains for a number of steps with warm-up and cosine decay.
 
   Args:
-    params: where to start; not donated.
+    params: where to start; not donated. Of adapted weights (models/lora.py)
+      the adapters alone are trained and checkpointed.
     streams: training data; too long ones are left out.
     model_cfg: of params.
     shape: of the packed batches.
@@ -44,6 +45,7 @@ def fit(
       lr, warmup_steps=max(1, min(100, steps // 10)), total_steps=steps,
       weight_decay=0.01)
   step_fn = learner.make_sft_step(model_cfg, optimizer)
+  frozen, params = lora.split(params)
   state = learner.init_state(params, optimizer)
   cursor = batches.Cursor(seed)
   saver = checkpoint.Checkpointer(directory, keep=1)
@@ -57,7 +59,7 @@ def fit(
   for batch, after in batches.epochs(streams, *shape, cursor):
     if done >= steps:
       break
-    state, metrics = step_fn(state, batch)
+    state, metrics = step_fn(state, batch, frozen)
     losses.append(metrics['loss'])
     n_tokens += int((batch.segment_BxT > 0).sum())
     done += 1
@@ -66,4 +68,4 @@ def fit(
       losses, n_tokens = [], 0
     if done % checkpoint_every == 0 or done == steps:
       saver.save(done, state, {'cursor': list(after)})
-  return state.params
+  return lora.join(frozen, state.params)

@@ -27,6 +27,7 @@ from dreamgym_jax.report import writer
 from dreamgym_jax.stages import cast as casts
 from dreamgym_jax.stages import (
   domains,
+  generating,
   judging,
   learn,
   pretrain,
@@ -56,11 +57,12 @@ _STAGES: dict[str, Stage] = {
 
 def main(
     mode: str, c: ml_collections.ConfigDict, workdir: pathlib.Path,
-    commit: str, command: str, until: str = '',
+    commit: str, command: str, until: str = '', prompt: str = '',
 ) -> None:
   """Runs a mode of `main`; raises one of EXPECTED where the user can act.
 
-  `until` names the last stage of mode 'run'; '' runs all and reports.
+  `until` names the last stage of mode 'run'; '' runs all and reports. `prompt`
+  is what mode 'generate' continues.
   """
   config.validate(c)
   domains.of(c)
@@ -68,6 +70,11 @@ def main(
   if until and until not in stages:
     raise config.ConfigError(f'--until={until}: the stages of this run are '
                              f'{", ".join(stages)}')
+  if mode == 'generate':
+    print(generating.complete(runs.Files(c, workdir), prompt))
+    return
+  if mode == 'ship' and c.model.pretrained:
+    raise config.ConfigError('--mode=ship: a pretrained model is not shipped')
   run = runs.open_run(c, workdir, commit, command)
   with run.metrics:
     if mode == 'run':
@@ -102,6 +109,8 @@ def _pretraining(
 ) -> dict[str, Callable[[runs.Run], None]]:
   """The stages before the gate that this run must do itself."""
   stages = {} if c.shipped else dict(_FROM_NOTHING)
+  if c.model.pretrained:
+    stages.pop('base', None)
   if c.experience.init == 'base':
     stages['experience'] = pretrain.experience_stage
   if c.warmup.init == 'base':

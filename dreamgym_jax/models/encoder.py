@@ -3,8 +3,7 @@
 The paper calls phi "an arbitrary semantic encoder" (arXiv 2511.03773), so
 every encoder is a function of one signature (`Encode`). The one here needs no
 weights: words and word pairs, hashed with a sign (Weinberger et al., arXiv
-0902.2206). A pretrained sentence encoder (MiniLM) comes with the pretrained
-model sizes in a later change.
+0902.2206). minilm.py has a pretrained one.
 """
 
 import functools

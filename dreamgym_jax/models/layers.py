@@ -13,6 +13,10 @@ _MASKED = -1e30
 # Training queries are cut into blocks of this size, and a block multiplies only
 # with the keys before its own end: causality saves up to half of the work.
 _QUERY_BLOCK = 128
+# The matrices that may have an adapter (lora.py), with their input axes.
+ADAPTED = {'wq': 1, 'wk': 1, 'wv': 1, 'wo': 2, 'gate': 1, 'up': 1, 'down': 1}
+# Over the rank, an adapter's scale: learning rates then suit every rank.
+ALPHA = 32.0
 
 
 def rms(x, scale_D, eps):
@@ -22,11 +26,25 @@ def rms(x, scale_D, eps):
   return (x32 * scale).astype(x.dtype)
 
 
+def rope_frequencies(cfg):
+  """Radians per position of each pair, [d/2] float32.
+
+  With rope_factor > 1, Llama 3.1's longer contexts: waves that fit fewer than
+  rope_low times into the old context are stretched by the factor, those that
+  fit more than rope_high times are kept, those between are blended.
+  """
+  freq = cfg.rope_theta ** (-jnp.arange(0, cfg.d, 2) / cfg.d)
+  if cfg.rope_factor == 1:
+    return freq
+  turns = cfg.rope_context * freq / (2 * jnp.pi)
+  kept = jnp.clip((turns - cfg.rope_low) / (cfg.rope_high - cfg.rope_low), 0, 1)
+  return freq * (kept + (1 - kept) / cfg.rope_factor)
+
+
 def rope_angles(pos_BxT, cfg):
   """cos and sin of the rotary angles, [B, T, 1, d/2] float32."""
-  freq = cfg.rope_theta ** (-jnp.arange(0, cfg.d, 2) / cfg.d)
   angle = (pos_BxT[..., None].astype(jnp.float32)
-           * freq[None, None])[:, :, None]
+           * rope_frequencies(cfg)[None, None])[:, :, None]
   return jnp.cos(angle), jnp.sin(angle)
 
 
@@ -38,20 +56,36 @@ def _rotate(x_BxTxHxd, rope):
   return out.astype(x_BxTxHxd.dtype)
 
 
+def project(w, name, x):
+  """x times a matrix of the layer, and times its adapter if it has one."""
+  n_in = ADAPTED[name]
+  y = jnp.tensordot(x, w[name], n_in)
+  if f'{name}_a' in w:
+    a, b = w[f'{name}_a'], w[f'{name}_b']
+    low = jnp.tensordot(x, a, n_in) * (ALPHA / a.shape[-1])
+    y += jnp.tensordot(low, b, 1)
+  return y
+
+
 def qkv(w, x_BxTxD, rope, cfg):
   """Queries BxTxHxd, keys and values BxTxKxd of one layer."""
   h = rms(x_BxTxD, w['ln1'], cfg.norm_eps)
-  q = _rotate(jnp.einsum('BTD,DHd->BTHd', h, w['wq']), rope)
-  k = _rotate(jnp.einsum('BTD,DKd->BTKd', h, w['wk']), rope)
-  return q, k, jnp.einsum('BTD,DKd->BTKd', h, w['wv'])
+  q, k, v = (project(w, name, h) for name in ('wq', 'wk', 'wv'))
+  if cfg.qkv_bias:
+    q, k, v = (x + w[name][None, None]
+               for x, name in ((q, 'bq'), (k, 'bk'), (v, 'bv')))
+  if cfg.qk_norm:
+    q = rms(q, w['q_norm'], cfg.norm_eps)
+    k = rms(k, w['k_norm'], cfg.norm_eps)
+  return _rotate(q, rope), _rotate(k, rope), v
 
 
 def out(w, x_BxTxD, att_BxTxHxd, cfg):
   """Output projection and feed-forward, each added to the residual."""
-  x = x_BxTxD + jnp.einsum('BTHd,HdD->BTD', att_BxTxHxd, w['wo'])
+  x = x_BxTxD + project(w, 'wo', att_BxTxHxd)
   h = rms(x, w['ln2'], cfg.norm_eps)
-  h = jax.nn.silu(h @ w['gate']) * (h @ w['up'])
-  return x + h @ w['down']
+  h = jax.nn.silu(project(w, 'gate', h)) * project(w, 'up', h)
+  return x + project(w, 'down', h)
 
 
 def _heads_first(x_BxTxKxd):
@@ -77,9 +111,26 @@ def _attend(q_BxTxHxd, kv, mask_BxTxS):
   return out.reshape(B, H, T, d).swapaxes(1, 2)
 
 
+def attend_kernel(q_BxTxHxd, k_BxTxKxd, v_BxTxKxd, segment_BxT, kernel):
+  """As `attend_packed`, by a kernel of jax.nn.dot_product_attention."""
+  same = segment_BxT[:, :, None] == segment_BxT[:, None]
+  return jax.nn.dot_product_attention(
+      q_BxTxHxd, k_BxTxKxd, v_BxTxKxd, mask=same[:, None], is_causal=True,
+      implementation=kernel)
+
+
 def attend_packed(q_BxTxHxd, k_BxTxKxd, v_BxTxKxd, segment_BxT):
-  """Causal attention within equal segments of packed rows."""
-  T = q_BxTxHxd.shape[1]
+  """Causal attention within equal segments of packed rows.
+
+  On GPUs cuDNN's kernel where it can (half precision, d up to 128). Elsewhere
+  blocks of queries: on CPU two to three times faster, forward and backward,
+  than jax.nn.dot_product_attention.
+  """
+  T, d = q_BxTxHxd.shape[1], q_BxTxHxd.shape[-1]
+  if (jax.default_backend() == 'gpu' and q_BxTxHxd.dtype.itemsize == 2
+      and d <= 128 and d % 8 == 0):
+    return attend_kernel(
+        q_BxTxHxd, k_BxTxKxd, v_BxTxKxd, segment_BxT, 'cudnn')
   k, v = _heads_first(k_BxTxKxd), _heads_first(v_BxTxKxd)
   out = []
   for a in range(0, T, _QUERY_BLOCK):

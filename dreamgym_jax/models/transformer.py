@@ -1,6 +1,7 @@
 """The decoder both roles share: pure functions over a nested dict of arrays.
 
-Llama's block (RMSNorm, rotary positions, grouped queries, SwiGLU, no biases).
+Llama's block (RMSNorm, rotary positions, grouped queries, SwiGLU), with Qwen2's
+biases or Qwen3's normed queries and keys if asked (families.py knows which).
 Linen declares the weights and stays in this file. Two ways through the same
 layer: `hidden` scans over the stacked layers (training, packed rows, remat),
 and `extend` unrolls them over a KV cache (sampling). The cache is read once
@@ -8,11 +9,13 @@ per call into the layout that attention wants, new columns gather in a small
 buffer, and only these are written back: nothing ever copies a whole cache.
 
 Weights, all under `blocks` with a leading N: wq DxHxd, wk and wv DxKxd,
-wo HxdxD, gate and up DxF, down FxD, ln1 and ln2 D; beside them embed VxD,
-ln_f D and, if not tied, head VxD.
+wo HxdxD, gate and up DxF, down FxD, ln1 and ln2 D, where asked for bq Hxd, bk
+and bv Kxd, q_norm and k_norm d; beside them embed VxD, ln_f D and, if not tied,
+head VxD.
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -21,6 +24,16 @@ from flax import linen as nn
 
 from dreamgym_jax.models import layers, sharding
 from dreamgym_jax.types import Params
+
+# What the backward pass of a block keeps, beside its input: everything, the
+# products with weights (attention is computed again), or nothing.
+REMAT = {
+    'none': None,
+    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    'block': jax.checkpoint_policies.nothing_saveable,
+}
+# Scales of norms: float32 whatever the dtype of products.
+_SCALES = ('ln1', 'ln2', 'q_norm', 'k_norm')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,22 +45,28 @@ class ModelConfig:
   N: int = 4                # layers
   H: int = 4                # query heads
   K: int = 2                # key/value heads; divides H
-  d: int = 32               # head width, even
+  d: int = 32               # head width, even; need not be D / H
   F: int = 384              # feed-forward width
   rope_theta: float = 10_000.0
   norm_eps: float = 1e-5
   dtype: str = 'float32'    # of matmuls; weights and softmax are float32
-  remat: str = 'none'       # 'none' | 'block': recompute blocks backward
+  remat: str = 'none'       # a name in REMAT
   tied: bool = True         # the embedding is also the output head
   unroll: int = 1           # layers per iteration of the training scan
+  qkv_bias: bool = False    # Qwen2: biases of queries, keys and values
+  qk_norm: bool = False     # Qwen3: RMSNorm of each query and key
+  rope_factor: float = 1.0  # Llama 3.1: stretches slow rotary waves; see
+  rope_low: float = 1.0     # layers.rope_frequencies
+  rope_high: float = 4.0
+  rope_context: int = 8192  # context before stretching
 
   def __post_init__(self):
     if self.H % self.K:
       raise ValueError(f'H={self.H} is not a multiple of K={self.K}')
     if self.d % 2:
       raise ValueError(f'd={self.d} must be even for rotary positions')
-    if self.remat not in ('none', 'block'):
-      raise ValueError(f"remat={self.remat!r}: use 'none' or 'block'")
+    if self.remat not in REMAT:
+      raise ValueError(f'remat={self.remat!r}: use one of {", ".join(REMAT)}')
 
 
 class Cache(NamedTuple):
@@ -89,9 +108,9 @@ class _Block(nn.Module):
           nn.initializers.normal(gain * fan_in ** -0.5), axes)
       return self.param(name, init_fn, shape).astype(c.dtype)
 
-    def scale(name):
+    def scale(name, width):
       return self.param(name, nn.with_logical_partitioning(
-          nn.initializers.ones, (None,)), (c.D,))
+          nn.initializers.ones, (None,)), (width,))
 
     w = dict(
         wq=weight('wq', (c.D, c.H, c.d), ('embed', 'heads', None), c.D),
@@ -102,7 +121,17 @@ class _Block(nn.Module):
         gate=weight('gate', (c.D, c.F), ('embed', 'mlp'), c.D),
         up=weight('up', (c.D, c.F), ('embed', 'mlp'), c.D),
         down=weight('down', (c.F, c.D), ('mlp', 'embed'), c.F, small),
-        ln1=scale('ln1'), ln2=scale('ln2'))
+        ln1=scale('ln1', c.D), ln2=scale('ln2', c.D))
+    if c.qkv_bias:
+      w |= dict(bq=weight('bq', (c.H, c.d), ('heads', None), 1, 0.0),
+                bk=weight('bk', (c.K, c.d), ('kv', None), 1, 0.0),
+                bv=weight('bv', (c.K, c.d), ('kv', None), 1, 0.0))
+    if c.qk_norm:
+      w |= dict(q_norm=scale('q_norm', c.d), k_norm=scale('k_norm', c.d))
+    for name in layers.ADAPTED:   # declared by nobody: lora.py adds them
+      for part in (f'{name}_a', f'{name}_b'):
+        if self.has_variable('params', part):
+          w[part] = self.get_variable('params', part).astype(c.dtype)
     q, k, v = layers.qkv(w, x_BxTxD, rope, c)
     att = layers.attend_packed(q, k, v, segment_BxT)
     x_BxTxD = layers.out(w, x_BxTxD, att, c)
@@ -123,8 +152,8 @@ class _Transformer(nn.Module):
     ln_f = self.param('ln_f', nn.with_logical_partitioning(
         nn.initializers.ones, (None,)), (c.D,))
     block = _Block
-    if c.remat == 'block':
-      block = nn.remat(_Block, prevent_cse=False)
+    if c.remat != 'none':
+      block = nn.remat(_Block, prevent_cse=False, policy=REMAT[c.remat])
     stack = nn.scan(
         block, variable_axes={'params': 0}, split_rngs={'params': True},
         in_axes=(nn.broadcast, nn.broadcast), length=c.N, unroll=c.unroll,
@@ -146,6 +175,12 @@ def _boxed_init(key, cfg):
 def init(key: jax.Array, cfg: ModelConfig) -> Params:
   """Random float32 weights; jit it (`cfg` static), eager linen is slow."""
   return nn.unbox(_boxed_init(key, cfg))['params']
+
+
+@functools.cache
+def shapes(cfg: ModelConfig) -> Params:
+  """The tree of `init`, as jax.ShapeDtypeStruct: nothing is computed."""
+  return jax.eval_shape(lambda: init(jax.random.key(0), cfg))
 
 
 def shardings(cfg: ModelConfig, mesh: jax.sharding.Mesh) -> Params:
@@ -232,7 +267,7 @@ def empty_cache(cfg: ModelConfig, B: int, S: int) -> Cache:
 def unstack(params: Params, cfg: ModelConfig) -> tuple[Params, ...]:
   """The blocks' weights as N dicts; do it once, outside a decode loop."""
   cast = jax.tree.map(lambda w: w.astype(cfg.dtype), params['blocks'])
-  cast |= {n: params['blocks'][n] for n in ('ln1', 'ln2')}
+  cast |= {n: w for n, w in params['blocks'].items() if n in _SCALES}
   return tuple(jax.tree.map(lambda w, i=i: w[i], cast) for i in range(cfg.N))
 
 

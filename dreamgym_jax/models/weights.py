@@ -27,13 +27,15 @@ class WeightsError(ValueError):
   """A file that is damaged or of another model; names file and key."""
 
 
-def _key(path: tuple) -> str:
+def key_of(path: tuple) -> str:
+  """The key of a leaf at a path of jax.tree_util."""
   return '.'.join(str(k.key) for k in path)
 
 
-def _flat(params: Params) -> dict[str, Any]:
+def flat(params: Params) -> dict[str, Any]:
+  """The leaves of a nested dict by key."""
   leaves = jax.tree_util.tree_leaves_with_path(params)
-  return {_key(path): leaf for path, leaf in leaves}
+  return {key_of(path): leaf for path, leaf in leaves}
 
 
 def save(
@@ -44,18 +46,23 @@ def save(
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(f'.{path.name}.partial')
-  arrays = {k: np.ascontiguousarray(v) for k, v in _flat(params).items()}
+  arrays = {k: np.ascontiguousarray(v) for k, v in flat(params).items()}
   safetensors_numpy.save_file(arrays, partial, {
       'config': json.dumps(dataclasses.asdict(cfg)),
       'card': json.dumps(dict(card))})
   partial.replace(path)
 
 
-def load(path: pathlib.Path, cfg: transformer.ModelConfig) -> Params:
-  """Reads what `save` wrote; raises WeightsError naming what does not fit."""
-  shapes = jax.eval_shape(
-      lambda: transformer.init(jax.random.key(0), cfg))
-  wanted = _flat(shapes)
+def load(
+    path: pathlib.Path, cfg: transformer.ModelConfig,
+    shapes: Params | None = None,
+) -> Params:
+  """Reads what `save` wrote; raises WeightsError naming what does not fit.
+
+  `shapes` is the tree that is there (default: a whole model).
+  """
+  shapes = shapes or transformer.shapes(cfg)
+  wanted = flat(shapes)
   _check_config(path, cfg)
   arrays = _read(path)
   for key in sorted(wanted.keys() | arrays.keys()):
@@ -68,7 +75,7 @@ def load(path: pathlib.Path, cfg: transformer.ModelConfig) -> Params:
         raise WeightsError(
             f'{path}: {key} has {name} {got}, the config wants {want}')
   return jax.tree_util.tree_map_with_path(
-      lambda p, _: jax.numpy.asarray(arrays[_key(p)]), shapes)
+      lambda p, _: jax.numpy.asarray(arrays[key_of(p)]), shapes)
 
 
 def metadata(path: pathlib.Path) -> dict[str, Any]:

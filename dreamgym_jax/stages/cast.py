@@ -50,18 +50,21 @@ class Cast:
   def player(self) -> judge.Player:
     c = self.run.config
     rows = self._rows
-    sampler = sampling.Sampler(self.model_config, rows, c.sampler.capacity)
-    return judge.Player(sampler, self.prompt, rows, c.rl.max_new)
+    return judge.Player(self._sampler(), self.prompt, rows, c.rl.max_new)
 
   @property
   def _rows(self) -> int:
     c = self.run.config
     return max(c.env.rows, c.rl.tasks * c.rl.group)
 
+  def _sampler(self) -> sampling.Sampler:
+    c = self.run.config.sampler
+    return sampling.Sampler(self.model_config, self._rows, c.capacity,
+                            **sampling.LADDERS[c.buckets])
+
   @functools.cached_property
   def _dream_sampler(self) -> sampling.Sampler:
-    return sampling.Sampler(
-        self.model_config, self._rows, self.run.config.sampler.capacity)
+    return self._sampler()
 
   @functools.cached_property
   def offline(self) -> list[types.Episode]:

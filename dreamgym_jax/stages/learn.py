@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from dreamgym_jax import checkpoint, corpus, experience, replay, sft, types
@@ -10,7 +9,7 @@ from dreamgym_jax.audit import gate
 from dreamgym_jax.data import batches
 from dreamgym_jax.models import encoder
 from dreamgym_jax.stages import cast as casts
-from dreamgym_jax.stages import gating, pretrain, reinforce, tasks
+from dreamgym_jax.stages import gating, memory, pretrain, reinforce, tasks
 from dreamgym_jax.stages import run as runs
 
 _OFFLINE_SHARE = 4        # offline episodes for each of the policy's own
@@ -145,8 +144,7 @@ def _reload(
   key_MxE = np.zeros((c.capacity, c.embedding), np.float32)
   texts = [encoder.key_text(r['transition']['state'], r['transition']['action'])
            for r in rows]
-  key_MxE[[r['row'] for r in rows]] = encoder.make_hash_encoder(
-      c.embedding)(texts)
+  key_MxE[[r['row'] for r in rows]] = memory.make_encode(run)(texts)
   store.load_state_dict({'host': host, 'arrays': {'key_MxE': key_MxE}})
 
 
@@ -196,7 +194,7 @@ def real_grpo_stage(run: runs.Run, cast: casts.Cast) -> None:
 def _real(run, cast, name, start, stream, until, at_marks=lambda p: None):
   allowed = run.stages.result('gate')['passed']
   return reinforce.train(
-      run, cast.player, start, jax.tree.map(np.asarray, start), cast.real,
+      run, cast.player, start, start, cast.real,
       tasks.open_book(run, cast.offline),
       reinforce.Settings(name, types.REAL, allowed, 0.0, stream,
                          run.config.env.rows),

@@ -5,12 +5,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from dreamgym_jax import corpus, experience, replay, types
-from dreamgym_jax.models import encoder
+from dreamgym_jax.models import encoder, minilm
 from dreamgym_jax.stages import run as runs
 from dreamgym_jax.text import prompts
 
 _INDEX = {'exact': replay.make_exact_top_k, 'scann': replay.make_scann_top_k}
 _BATCH = 512
+
+
+def make_encode(run: runs.Run) -> encoder.Encode:
+  """Phi, as the config has it."""
+  c = run.config.replay
+  if c.encoder == 'minilm':
+    return minilm.make_encoder(minilm.find())
+  return encoder.make_hash_encoder(c.embedding)
 
 
 def open_replay(
@@ -19,7 +27,7 @@ def open_replay(
   """A store seeded with offline real transitions."""
   c = run.config.replay
   store = replay.Replay(
-      c.capacity, c.embedding, encoder.make_hash_encoder(c.embedding),
+      c.capacity, c.embedding, make_encode(run),
       _INDEX[c.index](), replay.make_admission(c.min_confidence),
       max_dreamed_share=c.max_dreamed_share,
       max_real_share=1 - c.max_dreamed_share / 2)

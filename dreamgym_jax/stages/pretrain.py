@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
-from dreamgym_jax import collect, corpus, sft, types
+from dreamgym_jax import collect, config, corpus, sft, types
 from dreamgym_jax.data import augment, batches, trajectories
 from dreamgym_jax.models import transformer
 from dreamgym_jax.stages import cast, domains, memory, teaching
@@ -66,8 +66,8 @@ def base_stage(run: runs.Run) -> None:
           _texts(episodes), c.tokenizer.vocab_size).model)
     prompt = run.prompts()
     cfg = run.model_config(prompt.tok.vocab_size)
-    streams = base_streams(
-        prompt, episodes, c.base.rename, c.base.lookups, c.seed)
+    streams = _fitting(run, base_streams(
+        prompt, episodes, c.base.rename, c.base.lookups, c.seed))
     params = jax.jit(transformer.init, static_argnums=1)(
         jax.random.key(c.seed), cfg)
     params, result['loss'] = _fit(run, 'base', params, streams, cfg,
@@ -96,7 +96,7 @@ def experience_stage(run: runs.Run) -> None:
   with run.stage('experience') as result:
     prompt = run.prompts()
     cfg = run.model_config(prompt.tok.vocab_size)
-    streams = experience_streams(run, prompt, run.offline())
+    streams = _fitting(run, experience_streams(run, prompt, run.offline()))
     params, result['loss'] = _fit(
         run, 'experience', run.params('base', cfg), streams, cfg,
         c.experience.steps, c.experience.lr)
@@ -133,7 +133,7 @@ def warmup_stage(run: runs.Run) -> None:
     cfg = run.model_config(prompt.tok.vocab_size)
     demos = demonstrations(run.offline(), c.warmup.demos)
     weights = corpus.kind_weights(thought=1, action=1)
-    streams = corpus.policy_streams(prompt, demos, weights)
+    streams = _fitting(run, corpus.policy_streams(prompt, demos, weights))
     n_batches = batches.count_batches(
         streams, c.batch.rows, c.batch.length, c.batch.positions, c.seed)
     params, result['loss'] = _fit(
@@ -165,6 +165,26 @@ def _renamed(
   return [dataclasses.replace(renamer.rename(e, rng),
                               episode_id=f'{e.episode_id}~')
           for e in chosen]
+
+
+def _fitting(
+    run: runs.Run, streams: list[batches.Stream]
+) -> list[batches.Stream]:
+  """The streams that a batch has room for; says how many it has not."""
+  if not streams:
+    raise config.ConfigError(
+        'no episode to learn from: experts did not succeed within '
+        f'env.max_steps={run.config.env.max_steps}, or warmup.demos is 0')
+  b = run.config.batch
+  kept, n_long = batches.drop_long(
+      streams, batches.Shape(b.rows, b.length, b.positions))
+  said = (f'{n_long} of {len(streams)} streams do not fit batch.length='
+          f'{b.length} and batch.positions={b.positions}')
+  if not kept:
+    raise config.ConfigError(said)
+  if n_long:
+    run.say(f'   {said}: left out')
+  return kept
 
 
 def _fit(run, name, params, streams, cfg, steps, lr):

@@ -5,6 +5,7 @@ that tie, update the policy on exactly the tokens it sampled, tell the pool
 what it learned. Everything that changes is in one checkpoint.
 """
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from dreamgym_jax import (
     types,
 )
 from dreamgym_jax.data import batches
+from dreamgym_jax.models import lora
 from dreamgym_jax.stages import judge, tasks
 from dreamgym_jax.stages import run as runs
 
@@ -75,7 +77,7 @@ def train(
   Args:
     run: config, metrics, workdir.
     player: sampler and prompts of the policy.
-    params: where the policy starts.
+    params: where the policy starts; adapters alone are trained if it has any.
     reference: of the KL term.
     world: real or dreamed; J*G rows, or `settings.rows` at a time.
     book: the curriculum.
@@ -95,6 +97,8 @@ def train(
   step_fn = learner.make_grpo_step(
       cfg, optimizer, c.clip_low, c.clip_high, c.kl_coef, c.entropy_coef,
       aggregate=losses.token_mean)
+  frozen, params = lora.split(params)
+  step_fn = functools.partial(step_fn, frozen=frozen)
   progress = Progress(learner.init_state(params, optimizer), book)
   saver = checkpoint.Checkpointer(
       run.workdir / 'checkpoints' / settings.name)
@@ -114,8 +118,8 @@ def train(
     while not until(progress):
       start, compiled = time.monotonic(), compiling.seconds
       progress, metrics = _iterate(
-          run, player, reference, world, settings, step_fn, progress, propose,
-          on_attempts, bar.update)
+          run, player, frozen, reference, world, settings, step_fn, progress,
+          propose, on_attempts, bar.update)
       # Compiling is paid once per machine; learning is compared warm.
       seconds = time.monotonic() - start - (compiling.seconds - compiled)
       progress = progress._replace(seconds=progress.seconds + seconds)
@@ -145,8 +149,8 @@ def _save(saver, progress: Progress, more: dict) -> None:
 
 
 def _iterate(
-    run, player, reference, world, settings, step_fn, progress, propose,
-    on_attempts, on_step,
+    run, player, frozen, reference, world, settings, step_fn, progress,
+    propose, on_attempts, on_step,
 ) -> tuple[Progress, dict[str, float]]:
   c = run.config
   key = jax.random.fold_in(jax.random.fold_in(
@@ -159,8 +163,8 @@ def _iterate(
       book, task_key, c.rl.tasks, settings.allowed, settings.max_synthetic)
   group = [book.tasks[i] for i in slots for _ in range(c.rl.group)]
   attempts = judge.play(
-      player, progress.state.params, world, group, roll_key,
-      c.rl.temperature, settings.source,
+      player, lora.join(frozen, progress.state.params), world, group,
+      roll_key, c.rl.temperature, settings.source,
       f'{settings.name}-{progress.iteration}', settings.rows, on_step)
   on_attempts(attempts)
   success_JxG, valid_JxG, reward_JxG = outcomes(

@@ -7,22 +7,28 @@ Files of a workdir (and, without the checkpoints, of a shipped directory):
   experience.safetensors  M_exp (and M_task: the same parameters)
   warmup.safetensors      the policy before any RL
   dream.safetensors ...   the policy after the stage of that name
+
+With `model.pretrained` tokenizer and base are that model's; with
+`model.lora_rank` the files of roles hold adapters, and all share one base.
 """
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import ml_collections
 import tqdm
 
 from dreamgym_jax import checkpoint, types
 from dreamgym_jax.data import trajectories
-from dreamgym_jax.models import transformer, weights
+from dreamgym_jax.models import lora, pretrained, transformer, weights
 from dreamgym_jax.report import writer
+from dreamgym_jax.text import pretrained as tokenizers
 from dreamgym_jax.text import prompts, tokenizer
 
 SHIPPED = pathlib.Path(__file__).parents[1] / 'shipped'
@@ -48,16 +54,11 @@ class WorkdirError(OSError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-  """One run; owns its workdir."""
+class Files:
+  """What stages hand to each other, as the config has it; changes nothing."""
 
   config: ml_collections.ConfigDict
   workdir: pathlib.Path
-  stages: checkpoint.Stages
-  metrics: writer.MetricsWriter
-  commit: str = ''
-  command: str = ''
-  say: Callable[[str], None] = print
 
   def path(self, name: str) -> pathlib.Path:
     """The file in the workdir, else the shipped one; MissingError if none."""
@@ -73,6 +74,69 @@ class Run:
           f'{path} is not there: run the stage that makes it first '
           '(--mode=run), or set config.shipped')
     return path
+
+  @functools.cached_property
+  def _pretrained(self) -> pathlib.Path:
+    return pretrained.find(self.config.model.pretrained)
+
+  @functools.cached_property
+  def tok(self) -> tokenizer.Tokenizer:
+    if self.config.model.pretrained:
+      return tokenizers.load(self._pretrained)
+    return tokenizer.load(self.need(TOKENIZER))
+
+  def prompts(self) -> prompts.Prompts:
+    return prompts.Prompts(self.tok, self.config.replay.demo_tokens,
+                           self.config.prompt.repeat_pages)
+
+  def offline(self) -> list[types.Episode]:
+    episodes = trajectories.read_jsonl(self.need(OFFLINE))
+    if not episodes:
+      raise trajectories.TrajectoryError(
+          f'{self.path(OFFLINE)} holds no episodes: remove it, so that they '
+          'are collected, or shipped ones used')
+    return episodes
+
+  def model_config(self, vocab_size: int) -> transformer.ModelConfig:
+    m = self.config.model
+    if m.pretrained:
+      return pretrained.read_config(
+          self._pretrained, V=vocab_size, dtype=m.dtype, remat=m.remat,
+          unroll=m.unroll)
+    return transformer.ModelConfig(
+        V=vocab_size, D=m.D, N=m.N, H=m.H, K=m.K, d=m.d, F=m.F,
+        rope_theta=m.rope_theta, dtype=m.dtype, remat=m.remat,
+        unroll=m.unroll)
+
+  @functools.cached_property
+  def base(self) -> types.Params:
+    """The base without adapters; read once, for all roles share its arrays."""
+    V = self.tok.vocab_size
+    if self.config.model.pretrained:
+      return pretrained.load(self._pretrained, V).params
+    return weights.load(self.need('base.safetensors'), self.model_config(V))
+
+  def params(self, name: str, cfg: transformer.ModelConfig) -> types.Params:
+    """A role's weights; 'base' is where roles start."""
+    rank, is_base = self.config.model.lora_rank, name == 'base'
+    if not rank:
+      return self.base if is_base else weights.load(
+          self.need(f'{name}.safetensors'), cfg)
+    own = (lora.init(jax.random.key(self.config.seed), cfg, rank) if is_base
+           else weights.load(self.need(f'{name}.safetensors'), cfg,
+                             lora.shapes(cfg, rank)))
+    return lora.join(self.base, own)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run(Files):
+  """One run; owns its workdir."""
+
+  stages: checkpoint.Stages
+  metrics: writer.MetricsWriter
+  commit: str = ''
+  command: str = ''
+  say: Callable[[str], None] = print
 
   @contextlib.contextmanager
   def stage(self, name: str) -> Iterator[dict[str, Any]]:
@@ -92,34 +156,11 @@ class Run:
                    mininterval=2.0, leave=False, smoothing=0.1) as bar:
       yield bar
 
-  # -- what stages hand to each other ----------------------------------------
-
-  def prompts(self) -> prompts.Prompts:
-    return prompts.Prompts(tokenizer.load(self.need(TOKENIZER)),
-                           self.config.replay.demo_tokens,
-                           self.config.prompt.repeat_pages)
-
-  def offline(self) -> list[types.Episode]:
-    episodes = trajectories.read_jsonl(self.need(OFFLINE))
-    if not episodes:
-      raise trajectories.TrajectoryError(
-          f'{self.path(OFFLINE)} holds no episodes: remove it, so that they '
-          'are collected, or shipped ones used')
-    return episodes
-
-  def model_config(self, vocab_size: int) -> transformer.ModelConfig:
-    m = self.config.model
-    return transformer.ModelConfig(
-        V=vocab_size, D=m.D, N=m.N, H=m.H, K=m.K, d=m.d, F=m.F,
-        rope_theta=m.rope_theta, dtype=m.dtype, remat=m.remat,
-        unroll=m.unroll)
-
-  def params(self, name: str, cfg: transformer.ModelConfig) -> types.Params:
-    return weights.load(self.need(f'{name}.safetensors'), cfg)
-
   def save_params(self, name: str, params: types.Params,
                   cfg: transformer.ModelConfig, **card: Any) -> None:
-    weights.save(self.workdir / f'{name}.safetensors', params, cfg, card)
+    """Keeps a role's weights; of adapted ones the adapters."""
+    _, own = lora.split(params)
+    weights.save(self.workdir / f'{name}.safetensors', own, cfg, card)
 
 
 def open_run(
