@@ -110,6 +110,25 @@ install_packages() {
   done
 }
 
+# What a config's world needs, and the JAX of DREAMGYM_DEVICE (gpu, tpu).
+install_for() {
+  local device=()
+  if [ -n "${DREAMGYM_DEVICE:-}" ]; then
+    device=("requirements-$DREAMGYM_DEVICE.txt")
+    [ -e "$root/${device[0]}" ] ||
+      die "DREAMGYM_DEVICE=$DREAMGYM_DEVICE: choose tpu or gpu, or leave it out"
+  fi
+  case "$1" in
+    *webshop*)
+      install_packages requirements.txt requirements-webshop.txt "${device[@]}"
+      ;;
+    *)
+      install_packages requirements.txt requirements-web.txt "${device[@]}"
+      find_or_install_chromium
+      ;;
+  esac
+}
+
 # A browser that answers --version: some distributions put a stub on PATH that
 # only tells where to get the real one. Then the one that Playwright keeps.
 find_chromium() {
