@@ -200,6 +200,14 @@ def defaults() -> D:
   c.evaluate.temperature = 0.4      # of the figure that counts
   c.evaluate.greedy = True          # also greedy
 
+  c.plan = D()                      # --mode=plan: nothing is run
+  c.plan.topology = 'v5p:4x4x4'     # chips; also v5e, v6e, h100:8, a100:8
+  c.plan.model = ''                 # '' = model.*; or e.g. 'llama-3.1-8b'
+  c.plan.fsdp = c.plan.tensor = 0   # of the mesh; 0 = search
+  c.plan.rows = 0                   # of a training batch; 0 = search
+  c.plan.compile = True             # TPUs: compile the real steps
+  c.plan.price = 0.0                # $ a chip-hour; 0 = list price
+
   c.report = D()
   c.report.episodes = 10            # dreamed ones in full
   c.checkpoint_every = 10           # RL iterations
@@ -232,7 +240,8 @@ _CHOICES = {
     'experience.init': ('shipped', 'base'), 'warmup.init': ('shipped', 'base'),
 }
 _MAY_BE_ZERO = {'seed', 'replay.k', 'rl.kl_coef', 'rl.entropy_coef',
-                'rl.step_weight',
+                'rl.step_weight', 'plan.fsdp', 'plan.tensor', 'plan.rows',
+                'plan.price',
                 'rl.invalid_penalty', 'gate.remedies',
                 'evaluate.temperature', 'dream.iterations', 'gate.gap',
                 'teacher.temperature', 'teacher.retries', 'teacher.attempts',
