@@ -172,9 +172,10 @@ def defaults() -> D:
   c.curriculum.temperature = 0.8
   c.curriculum.max_new = 160
 
-  c.rl = D()                        # GRPO, in any world
-  c.rl.tasks = 20                   # J
-  c.rl.group = 8                    # G
+  c.rl = D()                        # in any world
+  c.rl.algorithm = 'grpo'           # or 'gigpo', 'ppo', 'dpo'
+  c.rl.tasks = 20                   # J; PPO: clusters of tasks
+  c.rl.group = 8                    # G; PPO plays J * G tasks once each
   c.rl.lr = 4e-4
   c.rl.updates = 4                  # minibatches of an iteration
   c.rl.clip_low, c.rl.clip_high = 0.2, 0.28
@@ -184,6 +185,16 @@ def defaults() -> D:
   c.rl.temperature = 1.0
   c.rl.max_new = 32                 # tokens of one reply
   c.rl.max_grad_norm = 1.0
+  c.rl.advantage = 'std'            # a group's spread divides; or 'mean': not
+  c.rl.aggregate = 'token'          # or 'sequence', 'constant' (length)
+  c.rl.step_weight = 1.0            # GiGPO: of the turn's own advantage
+  c.rl.step_discount = 0.95         # GiGPO: of later rewards, per turn
+  c.rl.level = 'turn'               # PPO: values of turns, or of each 'token'
+  c.rl.discount = 1.0               # PPO: per turn or token
+  c.rl.trace = 0.95                 # PPO: lambda of GAE
+  c.rl.critic_lr = 1e-3             # PPO
+  c.rl.value_clip = 0.2             # PPO: how far an iteration moves a value
+  c.rl.beta = 0.1                   # DPO
 
   c.dream = D()
   c.dream.iterations = 40
@@ -199,6 +210,14 @@ def defaults() -> D:
   c.evaluate.pages = 20             # test pages of each family
   c.evaluate.temperature = 0.4      # of the figure that counts
   c.evaluate.greedy = True          # also greedy
+
+  c.plan = D()                      # --mode=plan: nothing is run
+  c.plan.topology = 'v5p:4x4x4'     # chips; also v5e, v6e, h100:8, a100:8
+  c.plan.model = ''                 # '' = model.*; or e.g. 'llama-3.1-8b'
+  c.plan.fsdp = c.plan.tensor = 0   # of the mesh; 0 = search
+  c.plan.rows = 0                   # of a training batch; 0 = search
+  c.plan.compile = True             # TPUs: compile the real steps
+  c.plan.price = 0.0                # $ a chip-hour; 0 = list price
 
   c.report = D()
   c.report.episodes = 10            # dreamed ones in full
@@ -220,17 +239,23 @@ def leaves(config: D, prefix: str = '') -> Iterator[tuple[str, Any]]:
 _SHARES = ('base.rename', 'base.lookups', 'experience.rename',
            'experience.task_share', 'replay.max_dreamed_share',
            'curriculum.max_synthetic', 'gate.next_state',
-           'gate.invalid_recall', 'gate.false_wins')
+           'gate.invalid_recall', 'gate.false_wins', 'rl.discount',
+           'rl.trace', 'rl.step_discount')
 _CHOICES = {
     'size': SIZES, 'env.mode': ('script', 'user'),
     'teacher.limit': ('max_tokens', 'max_completion_tokens'),
     'replay.index': ('exact', 'scann'), 'model.remat': ('none', 'block'),
     'sampler.buckets': ('fine', 'coarse'),
     'replay.encoder': ('hash', 'minilm'),
+    'rl.algorithm': ('grpo', 'gigpo', 'ppo', 'dpo'),
+    'rl.advantage': ('std', 'mean'), 'rl.level': ('turn', 'token'),
+    'rl.aggregate': ('token', 'sequence', 'constant'),
     'experience.init': ('shipped', 'base'), 'warmup.init': ('shipped', 'base'),
 }
 _MAY_BE_ZERO = {'seed', 'house.max_places', 'house.max_objects',
                 'model.lora_rank', 'replay.k', 'rl.kl_coef', 'rl.entropy_coef',
+                'rl.step_weight', 'plan.fsdp', 'plan.tensor', 'plan.rows',
+                'plan.price',
                 'rl.invalid_penalty', 'gate.remedies',
                 'evaluate.temperature', 'dream.iterations', 'gate.gap',
                 'teacher.temperature', 'teacher.retries', 'teacher.attempts',
@@ -265,6 +290,9 @@ def validate(config: D) -> None:
                                    flat['warmup.init']):
       raise ConfigError(f'{key}={flat[key]!r}: shipped weights do not fit; '
                         "set experience.init='base' and warmup.init='base'")
+  if flat['rl.algorithm'] == 'ppo' and flat['model.lora_rank']:
+    raise ConfigError("rl.algorithm='ppo': its critic has no adapters; set "
+                      'model.lora_rank=0')
   if flat['experience.task_share'] == 1:
     raise ConfigError('experience.task_share=1: leaves nothing for Eq. 5')
   both = set(flat['env.families']) & set(flat['env.held_out_families'])

@@ -18,6 +18,8 @@ _MODES = {
     'evaluate': 'judge the policies of a workdir again in the real world',
     'report': 'draw report.html of a workdir again',
     'compare': 'several seeds: --workdir=runs/a,runs/b,runs/c',
+    'plan': 'what config.plan.model would need on config.plan.topology: '
+            'memory, time, price; nothing is run',
     'ship': 'copy data and weights of a finished :scratch run into the '
             'package, with their card',
 }
@@ -65,10 +67,13 @@ def _commit() -> str:
 def _main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments: {" ".join(argv[1:])}')
+  if _MODE.value == 'plan':
+    # Else libtpu asks a cloud where it runs as soon as JAX is imported.
+    os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
   # After flag parsing, so that --help answers at once.
   import jax
 
-  from dreamgym_jax import train
+  from dreamgym_jax import plan, train
 
   if _CACHE.value:
     path = os.path.expanduser(_CACHE.value)
@@ -79,6 +84,11 @@ def _main(argv: list[str]) -> None:
   workdir = _WORKDIR.value or (
       f'runs/{config.name}-{config.size}-seed{config.seed}')
   try:
+    if _MODE.value == 'plan':
+      jax.config.update('jax_platforms', 'cpu')
+      jax.config.update('jax_enable_compilation_cache', False)
+      print(plan.make(config))
+      return
     if _MODE.value == 'compare':
       print(train.compare([pathlib.Path(w) for w in workdir.split(',')]))
       return

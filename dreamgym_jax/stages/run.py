@@ -34,6 +34,7 @@ from dreamgym_jax.text import prompts, tokenizer
 SHIPPED = pathlib.Path(__file__).parents[1] / 'shipped'
 # Keys that may differ when a run is resumed: they change no result.
 _MAY_CHANGE = ('env.workers', 'env.timeout', 'report.', 'checkpoint_every',
+               'plan.',
                'teacher.key_env', 'teacher.retries', 'teacher.timeout',
                'teacher.workers', 'teacher.prompt_price',
                'teacher.completion_price')

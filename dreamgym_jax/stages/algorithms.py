@@ -1,0 +1,258 @@
+"""The algorithms that `rl.algorithm` can name: one function and one line each.
+
+An `Algorithm` says how many attempts an iteration needs and what is learned
+from them; where they were made, and what is done around that, is `reinforce`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+
+from dreamgym_jax import (
+    advantages,
+    clusters,
+    learner,
+    losses,
+    rollouts,
+    types,
+)
+from dreamgym_jax.data import batches
+from dreamgym_jax.learners import dpo, gigpo, ppo
+from dreamgym_jax.models import encoder, transformer
+from dreamgym_jax.text import states
+
+# What an iteration without an update reports.
+_NO_UPDATE = {
+    'loss': 0.0, 'entropy': 0.0, 'kl': 0.0, 'approx_kl': 0.0,
+    'clip_share': 0.0, 'grad_norm': 0.0, 'ratio_max': 1.0,
+    'logp_mismatch': 0.0, 'skipped': 0}
+Metrics = dict[str, float]
+
+
+class Played(NamedTuple):
+  """The attempts of one iteration: G at each of J tasks, row-major."""
+
+  attempts: Sequence[rollouts.Attempt]
+  success_JxG: np.ndarray
+  valid_JxG: np.ndarray
+  reward_JxG: np.ndarray     # success less penalties
+  rewards: list[np.ndarray]  # [L] of each attempt; their sum is the reward
+
+  @property
+  def tokens(self):
+    """(tokens, is_action, logp), as the learners take them."""
+    return ([a.token_T for a in self.attempts],
+            [a.is_written_T for a in self.attempts],
+            [a.logp_T for a in self.attempts])
+
+
+class Algorithm(NamedTuple):
+  """One way to learn from attempts."""
+
+  tasks: int                 # J
+  group: int                 # G, attempts at each
+  # what is trained of the policy -> state; has `params`, of the policy
+  start: Callable[[types.Params], Any]
+  # (state, played, reference, frozen) -> (state, metrics); frozen is the base
+  # that adapters belong to (lora.split)
+  update: Callable[
+      [Any, Played, types.Params, types.Params], tuple[Any, Metrics]]
+  # played -> (success, valid) of the groups of Eq. 7, one for each task
+  groups: Callable[[Played], tuple[np.ndarray, np.ndarray]]
+
+
+def played(
+    attempts: Sequence[rollouts.Attempt], group: int, invalid_penalty: float
+) -> Played:
+  """The reward is the outcome, less a penalty if any action was invalid."""
+  success = np.array([a.episode.success for a in attempts], np.float32)
+  valid = np.array([not (a.episode.is_malformed or a.episode.error)
+                    for a in attempts])
+  rewards = [_turn_rewards(a, invalid_penalty) for a in attempts]
+  total = np.array([r.sum() for r in rewards], np.float32)
+  shape = (-1, group)
+  return Played(attempts, success.reshape(shape), valid.reshape(shape),
+                total.reshape(shape), rewards)
+
+
+def _turn_rewards(
+    attempt: rollouts.Attempt, invalid_penalty: float
+) -> np.ndarray:
+  """The outcome at the last turn; the penalty at the first invalid one."""
+  steps = attempt.episode.transitions
+  reward_L = np.zeros(len(steps), np.float32)
+  reward_L[-1:] += attempt.episode.success
+  invalid = [t for t, step in enumerate(steps) if step.is_invalid]
+  reward_L[invalid[:1]] -= invalid_penalty
+  return reward_L
+
+
+def make(
+    c: ml_collections.ConfigDict, cfg: transformer.ModelConfig
+) -> Algorithm:
+  """The algorithm that the config names."""
+  return _ALGORITHMS[c.rl.algorithm](c, cfg)
+
+
+def _grpo(c, cfg) -> Algorithm:
+  advantage = {'std': advantages.group_advantage,
+               'mean': advantages.centred_advantage}[c.rl.advantage]
+  return _by_groups(c, cfg, lambda p: learner.grpo_streams(
+      *p.tokens, p.reward_JxG, p.success_JxG, p.valid_JxG, advantage))
+
+
+def _gigpo(c, cfg) -> Algorithm:
+  advantage, step_advantage = {
+      'std': (advantages.group_advantage, advantages.step_advantage),
+      'mean': (advantages.centred_advantage,
+               advantages.centred_step_advantage)}[c.rl.advantage]
+
+  def streams(p: Played) -> learner.GrpoData:
+    anchors = [[states.body(step.state) for step in a.episode.transitions]
+               for a in p.attempts]
+    return gigpo.gigpo_streams(
+        *p.tokens, p.rewards, anchors, p.reward_JxG, p.success_JxG,
+        p.valid_JxG, c.rl.step_discount, c.rl.step_weight, advantage,
+        step_advantage)
+
+  return _by_groups(c, cfg, streams)
+
+
+def _by_groups(
+    c, cfg, make_data: Callable[[Played], learner.GrpoData]
+) -> Algorithm:
+  optimizer = _optimizer(c, c.rl.lr)
+  step_fn = learner.make_grpo_step(
+      cfg, optimizer, c.rl.clip_low, c.rl.clip_high, c.rl.kl_coef,
+      c.rl.entropy_coef, _aggregate(c))
+
+  def update(state, p, reference, frozen):
+    data = make_data(p)
+    state, metrics = _steps(
+        step_fn, state, _packed(c, data.streams), reference, frozen)
+    return state, metrics | {
+        'zero_variance_share': data.zero_variance_share}
+
+  return _grouped(c, optimizer, update)
+
+
+def _dpo(c, cfg) -> Algorithm:
+  """On the policy's own pairs, iteration by iteration."""
+  optimizer = _optimizer(c, c.rl.lr)
+  step_fn = dpo.make_dpo_step(cfg, optimizer, c.rl.beta)
+
+  def update(state, p, reference, frozen):
+    streams = [learner.make_stream(*x, 0.0)
+               for x in zip(*p.tokens, strict=True)]
+    chosen, rejected = (
+        [streams[i] for i in side]
+        for side in dpo.select_pairs(p.success_JxG, p.valid_JxG).T)
+    packed = []
+    if chosen:
+      # Both streams of the longest pair must fit.
+      rows = max(2, shape_rows(
+          [*chosen, *rejected], c.batch.length, c.rl.updates))
+      packed = dpo.pack_pairs(chosen, rejected, rows, c.batch.length,
+                              rows * c.batch.length)
+    return _steps(step_fn, state, packed, reference, frozen)
+
+  return _grouped(c, optimizer, update)
+
+
+def _grouped(c, optimizer, update) -> Algorithm:
+  return Algorithm(
+      c.rl.tasks, c.rl.group,
+      lambda params: learner.init_state(params, optimizer), update,
+      lambda p: (p.success_JxG, p.valid_JxG))
+
+
+def _ppo(c, cfg) -> Algorithm:
+  """One attempt at each of J G tasks; clusters of about G are the groups."""
+  policy, critic = _optimizer(c, c.rl.lr), _optimizer(c, c.rl.critic_lr)
+  level = {'token': advantages.token_level,
+           'turn': advantages.turn_level}[c.rl.level]
+  targets = ppo.make_targets(cfg, level(c.rl.discount, c.rl.trace))
+  step_fn = ppo.make_ppo_step(
+      cfg, policy, critic, c.rl.clip_low, c.rl.clip_high, c.rl.value_clip,
+      c.rl.kl_coef, c.rl.entropy_coef, _aggregate(c))
+  encode = encoder.make_hash_encoder(c.replay.embedding)
+
+  def update(state, p, reference, frozen):
+    del frozen    # config.validate: the critic has no adapters
+    streams = ppo.ppo_streams(*p.tokens, p.rewards, p.valid_JxG.reshape(-1))
+    packed = [targets(state.critic.params, b) for b in _packed(c, streams)]
+    return _steps(step_fn, state, ppo.whiten(packed), reference)
+
+  def groups(p):
+    tasks = [a.episode.task for a in p.attempts]
+    # The instruction is to the page what an action is.
+    embedding = encode([encoder.key_text(t.initial_state, t.instruction)
+                        for t in tasks])
+    cluster_M = clusters.cluster(embedding, c.rl.tasks, c.seed)
+    return clusters.peers(
+        p.success_JxG.reshape(-1), p.valid_JxG.reshape(-1), cluster_M)
+
+  return Algorithm(
+      c.rl.tasks * c.rl.group, 1,
+      lambda params: ppo.init_state(params, policy, critic), update, groups)
+
+
+_ALGORITHMS = {'grpo': _grpo, 'gigpo': _gigpo, 'ppo': _ppo, 'dpo': _dpo}
+
+
+def _optimizer(c, lr: float) -> optax.GradientTransformation:
+  return learner.make_optimizer(
+      lr, total_steps=1, warmup_steps=2, max_grad_norm=c.rl.max_grad_norm,
+      schedule=learner.warmup_constant)
+
+
+def _aggregate(c) -> losses.Aggregate:
+  return {
+      'token': losses.token_mean, 'sequence': losses.sequence_mean,
+      # The longest response there can be.
+      'constant': losses.constant_length(c.rl.max_new * c.env.max_steps),
+  }[c.rl.aggregate]
+
+
+def _packed(
+    c, streams: Sequence[batches.Stream]
+) -> list[batches.Batch]:
+  """A pass over the streams in about `rl.updates` batches."""
+  if not streams:
+    return []
+  length = c.batch.length
+  rows = shape_rows(streams, length, c.rl.updates)
+  return batches.pack_evenly(streams, rows, length, rows * length)
+
+
+def shape_rows(
+    streams: Sequence[batches.Stream], length: int, n_updates: int
+) -> int:
+  """Rows of a batch, a power of two so that few shapes compile."""
+  n_tokens = sum(len(s.tokens) for s in streams)
+  rows = max(1, n_tokens / (0.9 * length * n_updates))
+  return 2 ** int(np.ceil(np.log2(rows)))
+
+
+def _steps(
+    step_fn, state, packed: Sequence, *weights: types.Params
+) -> tuple[Any, Metrics]:
+  """One optimiser step on each batch, and the mean of their metrics."""
+  every = []
+  for batch in packed:
+    state, metrics = step_fn(state, batch, *weights)
+    every.append(metrics)
+  if not every:
+    return state, dict(_NO_UPDATE)
+  every = jax.device_get(every)
+  combine = {
+      'ratio_max': max, 'skipped': sum, 'tokens': sum,
+      # Before the first update sampler and scorer must agree.
+      'logp_mismatch': lambda values: values[0]}
+  return state, _NO_UPDATE | {
+      name: float(combine.get(name, np.mean)([m[name] for m in every]))
+      for name in every[0]}

@@ -1,0 +1,75 @@
+"""What the algorithms are given, and that every name makes one."""
+
+import jax
+import numpy as np
+import pytest
+
+from dreamgym_jax import config, rollouts, types
+from dreamgym_jax.models import transformer
+from dreamgym_jax.stages import algorithms
+
+CFG = transformer.ModelConfig(V=32, D=16, N=1, H=2, K=1, d=8, F=32)
+LENGTH = 64
+
+
+@pytest.fixture(autouse=True, scope='module')
+def quick_compilation():
+  """The steps here are tiny: nearly all of their cost is compiling them."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
+def attempt(goal, wins, invalid=(), n_turns=3, seed=0, error=''):
+  rng = np.random.default_rng(seed)
+  steps = tuple(types.Transition(
+      f'[1] button: {t}', 'click [1]', f'[1] button: {t + 1}',
+      float(wins and t == n_turns - 1), t == n_turns - 1, t in invalid)
+      for t in range(n_turns))
+  task = types.Task('f', 0, goal, '[1] button: 0')
+  written = np.tile([False, True, True], n_turns)
+  return rollouts.Attempt(
+      types.Episode(task, steps, types.REAL, 'policy', 'e', error=error),
+      rng.integers(1, 32, len(written)), written,
+      np.where(written, -3.4, 0).astype(np.float32), len(invalid))
+
+
+def some(group):
+  return algorithms.played(
+      [attempt('a', True, seed=0), attempt('a', False, (1, 2), seed=1),
+       attempt('b', True, (0,), seed=2), attempt('b', True, seed=3, error='x')],
+      group, 0.1)
+
+
+def test_rewards_are_the_outcome_less_one_penalty_where_it_was_earned():
+  p = some(2)
+  np.testing.assert_allclose(
+      p.rewards, [[0, 0, 1], [0, -0.1, 0], [-0.1, 0, 1], [0, 0, 1]])
+  np.testing.assert_allclose(p.reward_JxG, [[1, -0.1], [0.9, 1]])
+  assert p.success_JxG.tolist() == [[1, 0], [1, 1]]
+  assert p.valid_JxG.tolist() == [[True, True], [True, False]]
+
+
+@pytest.mark.parametrize('name, group', [
+    ('grpo', 2), ('gigpo', 2), ('dpo', 2), ('ppo', 1)])
+def test_every_algorithm_learns_from_attempts(name, group):
+  c = config.defaults()
+  c.rl.algorithm, c.rl.tasks, c.rl.group, c.rl.updates = name, 2, 2, 1
+  c.batch.length = LENGTH
+  algorithm = algorithms.make(c, CFG)
+  assert (algorithm.tasks, algorithm.group) == (4 // group, group)
+  params = transformer_params()
+  state = algorithm.start(params)
+  for _ in range(3):     # the first step of the warm-up has no rate
+    state, metrics = algorithm.update(
+        state, some(group), params, {})
+  assert metrics['skipped'] == 0 and metrics['grad_norm'] > 0
+  assert not np.array_equal(state.params['embed'], params['embed'])
+  won, valid = algorithm.groups(some(group))
+  # The group of task b has one valid attempt, of two.
+  assert (valid.sum(-1) == ([2, 2, 1, 1] if group == 1 else [2, 1])).all()
+  assert ((won * valid).sum(-1) == 1).all()
+
+
+def transformer_params():
+  return jax.jit(transformer.init, static_argnums=1)(jax.random.key(0), CFG)

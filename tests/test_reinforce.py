@@ -1,0 +1,99 @@
+"""The training loop: any algorithm learns, resumes exactly, and is counted."""
+
+import jax
+import numpy as np
+import pytest
+
+from dreamgym_jax import config, sampling, types
+from dreamgym_jax.models import transformer
+from dreamgym_jax.report import writer
+from dreamgym_jax.stages import algorithms, judge, reinforce, tasks
+from dreamgym_jax.stages import run as runs
+from dreamgym_jax.text import prompts
+from dreamgym_jax.text import tokenizer as tokenizers
+
+PAGE = '[1] textbox: =\n[2] button: Submit'
+FAMILY = 'click-button'
+OFFLINE = [
+    types.Episode(types.Task(FAMILY, i, f'Enter "vina{i}"', PAGE), (),
+                  types.REAL, 'expert', str(i)) for i in range(4)]
+
+
+@pytest.fixture(autouse=True, scope='module')
+def quick_compilation():
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
+class Alternating:
+  """Two steps; every second row wins, so that groups of two disagree."""
+
+  def reset(self, tasks):
+    self.t = [0] * len(tasks)
+    return list(tasks)
+
+  def step(self, rows, actions):
+    out = []
+    for r in rows:
+      self.t[r] += 1
+      done = self.t[r] == 2
+      out.append(types.Observation(PAGE, float(done and r % 2), done,
+                                   is_invalid=not done))
+    return out
+
+  def close(self):
+    pass
+
+
+@pytest.fixture(scope='module')
+def player():
+  tok = tokenizers.train([PAGE, 'Enter "vina" into the field 0123'] * 3, 400)
+  cfg = transformer.ModelConfig(
+      V=tok.vocab_size, D=16, N=1, H=2, K=1, d=8, F=16)
+  sampler = sampling.Sampler(
+      cfg, 4, 128, row_buckets=(4,), token_buckets=(64,),
+      column_buckets=(0, 128))
+  return judge.Player(sampler, prompts.Prompts(tok), 4, 4)
+
+
+def train(player, workdir, algorithm, iterations):
+  c = config.defaults()
+  c.rl.algorithm = algorithm
+  c.rl.tasks, c.rl.group, c.rl.updates, c.rl.max_new = 2, 2, 1, 4
+  c.rl.lr = 1e-2
+  c.env.families, c.env.max_steps = (FAMILY,), 2
+  c.batch.length, c.checkpoint_every = 128, 1
+  c.curriculum.pages, c.curriculum.capacity = 4, 8
+  m = c.model
+  m.D, m.N, m.H, m.K, m.d, m.F, m.unroll = 16, 1, 2, 1, 8, 16, 1
+  run = runs.open_run(c, workdir, '', '')
+  cfg = run.model_config(player.prompt.tok.vocab_size)
+  params = jax.jit(transformer.init, static_argnums=1)(jax.random.key(0), cfg)
+  with run.metrics:
+    progress = reinforce.train(
+        run, player, params, params, Alternating(),
+        tasks.open_book(run, OFFLINE),
+        reinforce.Settings('dream', types.DREAMED, (FAMILY,), 0.0, runs.DREAM),
+        until=lambda p: p.iteration >= iterations)
+  return progress, params
+
+
+def test_a_stopped_training_goes_on_as_if_it_had_not(
+    player, tmp_path, monkeypatch):
+  # PPO, which has most to keep; its functions are compiled once for all three.
+  made, make = {}, algorithms.make
+  monkeypatch.setattr(
+      algorithms, 'make', lambda c, cfg: made.setdefault(0, make(c, cfg)))
+  straight, start = train(player, tmp_path / 'a', 'ppo', 4)
+  train(player, tmp_path / 'b', 'ppo', 2)
+  resumed, _ = train(player, tmp_path / 'b', 'ppo', 4)
+  assert straight.transitions == resumed.transitions == 4 * 4 * 2
+  # Parameters and optimiser of policy and critic.
+  jax.tree.map(np.testing.assert_array_equal, straight.state, resumed.state)
+  jax.tree.map(np.testing.assert_array_equal, straight.book.pool,
+               resumed.book.pool)
+  assert not np.array_equal(straight.state.params['embed'], start['embed'])
+  rows = writer.read_metrics(tmp_path / 'b')
+  for name in ('success', 'loss', 'tokens', 'transitions'):
+    assert [i for i, _ in writer.series(rows, name, 'dream')][-1] == 4, name
