@@ -4,6 +4,7 @@ The model is a random one of a few thousand weights, in a Hugging Face directory
 with a tokenizer that has too few special tokens for our tags.
 """
 
+import dataclasses
 import pathlib
 
 import jax
@@ -125,6 +126,24 @@ def test_without_adapters_all_weights_are_trained(run, directory):
   assert lora.split(files.base)[0] == {}
   run.save_params('warmup', files.base, cfg)
   assert_same(files.params('warmup', cfg), files.base)
+
+
+@pytest.mark.parametrize('key, words', [
+    ('length', '2 of 2 streams do not fit batch.length=8'),
+    ('positions', 'batch.positions=8')])
+def test_streams_that_fit_no_batch_are_an_error(run, key, words):
+  run.config.batch[key] = 8
+  with pytest.raises(config.ConfigError, match=words):
+    pretrain.warmup_stage(run)
+
+
+def test_no_demonstrations_are_an_error(run):
+  path = run.workdir / runs.OFFLINE
+  failed = [dataclasses.replace(e, behaviour='noisy')
+            for e in trajectories.read_jsonl(path)]
+  trajectories.write_jsonl(path, failed)
+  with pytest.raises(config.ConfigError, match='env.max_steps=6'):
+    pretrain.warmup_stage(run)
 
 
 def test_there_is_no_base_to_train(run):
