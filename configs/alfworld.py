@@ -38,12 +38,13 @@ def _adapt(c) -> None:
   c.env.max_steps = 15
   c.env.max_elements = 30
   c.house.max_places = c.house.max_objects = 8
+  c.prompt.repeat_pages = False     # a page of 25 lines changes in one or two
   c.sampler.capacity = 2_048
   c.batch.rows, c.batch.length, c.batch.positions = 1, 1_280, 1_280
   # Receptacles and objects are few words: no copying to be taught.
   c.base.rename = c.experience.rename = 0.0
   c.collect.pages = 200
-  c.base.steps, c.experience.steps = 6_000, 4_000
+  c.base.steps, c.experience.steps = 4_000, 3_000
   c.warmup.demos = 16
   c.gate.pages = 40
   c.evaluate.pages = 40
