@@ -28,7 +28,7 @@ LAYERS = (
     ('learners', 'sft', 'evaluate', 'audit', 'cost', 'report', 'planning'),
     ('stages',),
     ('train',),
-    ('plan', 'serve', 'distributed'),
+    ('plan',),
     ('main',),
 )
 LAYER_OF = {unit: i for i, units in enumerate(LAYERS) for unit in units}

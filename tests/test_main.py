@@ -50,7 +50,8 @@ def test_help_names_the_flags_and_the_sizes():
   done = start('--help')
   assert 'Traceback' not in done.stderr
   for word in ('--config', '--workdir', '--mode', '--compile_cache',
-               'run|evaluate|report', ':scratch', ':smoke', 'config.py'):
+               'run|generate|evaluate|report|compare|plan|ship', ':scratch',
+               ':smoke', 'config.py'):
     assert word in done.stdout.replace('<', '').replace('>', ''), word
 
 
