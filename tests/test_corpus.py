@@ -239,8 +239,8 @@ def test_the_base_learns_every_token_of_the_world(prompt):
 
 def run_with(k, capacity=64):
   replay = builtin_types.SimpleNamespace(
-      capacity=capacity, embedding=32, index='exact', min_confidence=0.9,
-      max_dreamed_share=0.5, k=k)
+      capacity=capacity, encoder='hash', embedding=32, index='exact',
+      min_confidence=0.9, max_dreamed_share=0.5, k=k)
   return builtin_types.SimpleNamespace(
       config=builtin_types.SimpleNamespace(replay=replay, seed=0))
 

@@ -56,11 +56,11 @@ def test_a_killed_run_ends_with_the_params_of_the_straight_one(
   def dying(cfg, optimizer):
     step = make(cfg, optimizer)
 
-    def one(state, batch):
+    def one(state, batch, frozen):
       calls.append(1)
       if len(calls) == 6:
         raise Killed
-      return step(state, batch)
+      return step(state, batch, frozen)
     return one
 
   monkeypatch.setattr(sft.learner, 'make_sft_step', dying)
