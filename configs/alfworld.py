@@ -9,7 +9,8 @@ receptacles and 8 objects, and the page is a map, it shows where everything is
   python -m dreamgym_jax.main --config=configs/alfworld.py:scratch
 
 Sizes (2 CPU cores, 24 GiB; measured figures are in README.md and docs/LOG.md):
-  tiny     0.9M parameters from a shipped experience model and policy.
+  tiny     0.9M parameters from a shipped experience model and policy. There
+           are none yet: no training has reached the gate (docs/LOG.md).
   scratch  the same from nothing: collects, trains the tokenizer, the base,
            the experience model and the policy first.
   smoke    every stage with the tiniest budgets, for the tests.
