@@ -139,10 +139,19 @@ def test_the_last_line_says_whether_it_fits():
   assert float(last.split()[3]) > 8.03e9 * 20 / 2**30 - 16
 
 
+def test_the_real_steps_take_what_a_plan_gives_them(monkeypatch):
+  """Compiled for this host, so that it needs no compiler for TPUs."""
+  monkeypatch.setattr(compiling, 'devices', lambda topology: jax.devices()[:1])
+  check_compiled(plan.make(small(topology='v5e:1x1')))
+
+
 def test_the_real_steps_compile_for_a_tpu():
   pytest.importorskip(
       'libtpu', reason='pip install -r requirements-plan.txt')
-  text = plan.make(small(fsdp=2, tensor=2, rows=4))
+  check_compiled(plan.make(small(fsdp=2, tensor=2, rows=4)))
+
+
+def check_compiled(text):
   assert text.splitlines()[-1] == 'fits'
   assert 'compiled for the chip' in text
   for step in ('train', 'extend', 'decode'):

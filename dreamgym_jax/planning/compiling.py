@@ -57,7 +57,7 @@ def train_step(
 ) -> Compiled:
   """`learner.make_grpo_step` with a reference, on full rows."""
   where = transformer.shardings(cfg, mesh)
-  params = _like(_weights(cfg), where)
+  params = _like(transformer.shapes(cfg), where)
   state = jax.eval_shape(
       functools.partial(learner.init_state, optimizer=optimizer), params)
   state = types.TrainState(
@@ -110,7 +110,7 @@ def decode_step(
       key=number((2,), jnp.uint32), stream_R=vector(),
       temperature=number((), jnp.float32), top_k=number((), jnp.int32),
       top_p=number((), jnp.float32), stop_V=number((cfg.V,), jnp.bool_),
-      watch_W=number((4,), jnp.int32))
+      barred_V=number((cfg.V,), jnp.bool_), watch_W=number((4,), jnp.int32))
   return _compile(
       decoding.decode, mesh, *state, vector(), vector(), vector(), vector(),
       draw, cfg=cfg, columns=shape.capacity, is_filtered=False)
@@ -118,15 +118,11 @@ def decode_step(
 
 def _sampler_state(cfg, mesh, shape):
   """Weights, keys, values and last states of a sampler."""
-  params = _like(_weights(cfg), transformer.shardings(cfg, mesh))
+  params = _like(transformer.shapes(cfg), transformer.shardings(cfg, mesh))
   cache = _array((cfg.N, shape.rows, cfg.K, shape.capacity, cfg.d), cfg.dtype,
                  mesh, None, 'batch', 'kv', None, None)
   last = _array((shape.rows, cfg.D), cfg.dtype, mesh, 'batch', None)
   return params, cache, cache, last
-
-
-def _weights(cfg: transformer.ModelConfig) -> types.Params:
-  return jax.eval_shape(lambda: transformer.init(jax.random.key(0), cfg))
 
 
 def _array(shape, dtype, mesh, *names: str | None) -> jax.ShapeDtypeStruct:
