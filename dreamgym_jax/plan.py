@@ -8,6 +8,7 @@ taken at its worst: every stream full, every turn taken.
 
 import dataclasses
 import math
+import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from dreamgym_jax import config as configs
 from dreamgym_jax import learner
 from dreamgym_jax.models import decoding, sharding, transformer
 from dreamgym_jax.planning import compiling, geometries, roofline
+from dreamgym_jax.stages import run as runs
 
 _PER_SHARD = (1, 2, 4, 8)   # rows of a batch on each part of it
 _PIECE = 128                # tokens of a prefill's call, as sampling's
@@ -70,14 +72,13 @@ def parse_topology(text: str) -> tuple[str, int]:
 def job_of(c: configs.D) -> Job:
   """Of a config; ConfigError for a model or topology that is unknown."""
   kind, chips = parse_topology(c.plan.topology)
-  m = c.model
   if c.plan.model and c.plan.model not in geometries.MODELS:
     raise configs.ConfigError(
         f"plan.model={c.plan.model!r}: '' is the config's own; else "
         f'{", ".join(geometries.MODELS)}')
-  cfg = geometries.MODELS.get(c.plan.model) or transformer.ModelConfig(
-      V=c.tokenizer.vocab_size, D=m.D, N=m.N, H=m.H, K=m.K, d=m.d, F=m.F,
-      rope_theta=m.rope_theta, dtype=m.dtype)
+  files = runs.Files(c, pathlib.Path())
+  V = files.tok.vocab_size if c.model.pretrained else c.tokenizer.vocab_size
+  cfg = geometries.MODELS.get(c.plan.model) or files.model_config(V)
   chip = roofline.CHIPS[kind]
   if c.plan.price:
     chip = chip._replace(price=c.plan.price)

@@ -63,11 +63,9 @@ fi
 # Of the slice and of the host in it, as GKE and xpk tell each container.
 # shellcheck disable=SC2016
 seed='$((${MEGASCALE_SLICE_ID:-0} * 1000 + ${TPU_WORKER_ID:-0}))'
-alone='TPU_PROCESS_BOUNDS=1,1,1 TPU_CHIPS_PER_PROCESS_BOUNDS=1,1,1'
-alone+=' TPU_VISIBLE_CHIPS=0 DREAMGYM_DEVICE=tpu'
 arguments=''
 if [ "${#flags[@]}" != 0 ]; then arguments="$(printf ' %q' "${flags[@]}")"; fi
-command="$alone bash launch/local.sh --config.seed=$seed"
+command="$one_chip bash launch/local.sh --config.seed=$seed"
 command+=" --workdir=$bucket/gke-seed$seed$arguments"
 run xpk workload create "--cluster=$cluster" "--zone=$zone" \
   "--workload=$workload" "--tpu-type=$type" "--num-slices=$slices" \

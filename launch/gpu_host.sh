@@ -47,10 +47,7 @@ case "$gpus" in
 esac
 
 export DREAMGYM_DEVICE=gpu
-make_venv
-install_for "$config"
-export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
-use_huge_pages
+prepare_for "$config"
 
 train() {
   local log="runs/gpu-seed$1.log"

@@ -53,11 +53,8 @@ if [ "$dry_run" = 0 ] && ! command -v sbatch >/dev/null; then
 fi
 
 export DREAMGYM_DEVICE=gpu
-make_venv
-install_for "$config"
+prepare_for "$config"
 if [ "$dry_run" = 0 ]; then mkdir -p runs; fi
-export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
-use_huge_pages
 # Slurm puts the number of the job where %a stands, and into the variable.
 # shellcheck disable=SC2016
 seed='$SLURM_ARRAY_TASK_ID'

@@ -152,6 +152,19 @@ install_for() {
   esac
 }
 
+# All that a run on this machine wants: packages, path, allocator.
+prepare_for() {
+  make_venv
+  install_for "$1"
+  export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+  use_huge_pages
+}
+
+# A TPU host's process that does not wait for the others': it sees one chip.
+# shellcheck disable=SC2034  # for the scripts that source this
+one_chip='TPU_PROCESS_BOUNDS=1,1,1 TPU_CHIPS_PER_PROCESS_BOUNDS=1,1,1'
+one_chip+=' TPU_VISIBLE_CHIPS=0 DREAMGYM_DEVICE=tpu'
+
 # A browser that answers --version: some distributions put a stub on PATH that
 # only tells where to get the real one. Then the one that Playwright keeps.
 find_chromium() {

@@ -65,8 +65,5 @@ if [ "$has_config" = 0 ]; then
   flags=("--config=$root/configs/webarena.py" "${flags[@]}")
 fi
 
-make_venv
-install_for "$config"
-export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
-use_huge_pages
+prepare_for "$config"
 run exec "$venv/bin/python" -m dreamgym_jax.main "${flags[@]}"

@@ -79,10 +79,6 @@ create() {
     "--version=$version" "${spot[@]}"
 }
 
-# A host's process must not wait for those of the others: it sees one chip.
-alone='TPU_PROCESS_BOUNDS=1,1,1 TPU_CHIPS_PER_PROCESS_BOUNDS=1,1,1'
-alone+=' TPU_VISIBLE_CHIPS=0 DREAMGYM_DEVICE=tpu'
-
 # What worker $1 does; the workdir goes to the bucket every five minutes.
 remote() {
   local workdir="runs/tpu-seed$1" keep='' back='' arguments
@@ -95,14 +91,15 @@ remote() {
     back="; code=\$?; kill \$!; gcloud storage rsync -r $workdir"
     back+=" $bucket/$workdir; exit \$code"
   fi
-  printf '%s' "cd dreamgym && $keep$alone bash launch/local.sh $arguments$back"
+  printf '%s' "cd dreamgym && $keep$one_chip bash launch/local.sh $arguments$back"
 }
 
 work() {
   local i pids=() failed=0
-  run git -C "$root" archive --prefix=dreamgym/ -o /tmp/dreamgym.tar HEAD ||
-    return 1
-  run "${tpu[@]}" scp /tmp/dreamgym.tar "$name:" "--zone=$zone" --worker=all ||
+  if [ "$dry_run" = 0 ]; then mkdir -p runs; fi
+  run git -C "$root" archive --prefix=dreamgym/ -o "$PWD/runs/dreamgym.tar" \
+    HEAD || return 1
+  run "${tpu[@]}" scp runs/dreamgym.tar "$name:" "--zone=$zone" --worker=all ||
     return 1
   run "${tpu[@]}" ssh "$name" "--zone=$zone" --worker=all \
     '--command=tar xf dreamgym.tar' || return 1

@@ -12,12 +12,7 @@ CFG = transformer.ModelConfig(V=32, D=16, N=1, H=2, K=1, d=8, F=32)
 LENGTH = 64
 
 
-@pytest.fixture(autouse=True, scope='module')
-def quick_compilation():
-  """The steps here are tiny: nearly all of their cost is compiling them."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 def attempt(goal, wins, invalid=(), n_turns=3, seed=0, error=''):

@@ -19,11 +19,7 @@ OFFLINE = [
                   types.REAL, 'expert', str(i)) for i in range(4)]
 
 
-@pytest.fixture(autouse=True, scope='module')
-def quick_compilation():
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 class Alternating:

@@ -1,5 +1,6 @@
 """The replay buffer of a run, and retrieval as the roles ask for it."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,9 +17,15 @@ _BATCH = 512
 def make_encode(run: runs.Run) -> encoder.Encode:
   """Phi, as the config has it."""
   c = run.config.replay
-  if c.encoder == 'minilm':
+  return _encoder(c.encoder, c.embedding)
+
+
+@functools.cache
+def _encoder(name: str, E: int) -> encoder.Encode:
+  """One for all stages: weights are read once, and vectors kept."""
+  if name == 'minilm':
     return minilm.make_encoder(minilm.find())
-  return encoder.make_hash_encoder(c.embedding)
+  return encoder.make_hash_encoder(E)
 
 
 def open_replay(

@@ -96,7 +96,7 @@ def experience_stage(run: runs.Run) -> None:
   with run.stage('experience') as result:
     prompt = run.prompts()
     cfg = run.model_config(prompt.tok.vocab_size)
-    streams = _fitting(run, experience_streams(run, prompt, run.offline()))
+    streams = experience_streams(run, prompt, run.offline())
     params, result['loss'] = _fit(
         run, 'experience', run.params('base', cfg), streams, cfg,
         c.experience.steps, c.experience.lr)
@@ -122,7 +122,7 @@ def experience_streams(
   streams += corpus.task_streams(
       prompt, tasks, int(len(streams) * share / (1 - share)),
       c.curriculum.seeds_per_task, weights, c.seed)
-  return streams
+  return _fitting(run, streams)
 
 
 def warmup_stage(run: runs.Run) -> None:
