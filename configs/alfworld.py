@@ -2,8 +2,8 @@
 
 The rooms, rules and goals of the alfworld package (arXiv 2010.03768): all six
 kinds of task in its 96 rooms for training; the same kinds in its 24 other rooms
-are held out. What is played here is the smaller domain: rooms keep 8
-receptacles and 8 objects, and the page is a map, it shows where everything is
+are held out. What is played here is the smaller domain: rooms keep 6
+receptacles and 6 objects, and the page is a map, it shows where everything is
 (name='alfworld-map'), so that there is nothing to search for.
 
   python -m dreamgym_jax.main --config=configs/alfworld.py:scratch
@@ -38,7 +38,7 @@ def _adapt(c) -> None:
   c.env.held_out_families = tuple(f'alfworld-{kind}-unseen' for kind in _KINDS)
   c.env.max_steps = 15
   c.env.max_elements = 30
-  c.house.max_places = c.house.max_objects = 8
+  c.house.max_places = c.house.max_objects = 6
   c.prompt.repeat_pages = False     # a page of 25 lines changes in one or two
   c.sampler.capacity = 2_048
   c.batch.rows, c.batch.length, c.batch.positions = 1, 1_280, 1_280
@@ -46,6 +46,7 @@ def _adapt(c) -> None:
   c.base.rename = c.experience.rename = 0.0
   c.collect.pages = 200
   c.base.steps, c.experience.steps = 4_000, 3_000
-  c.warmup.demos = 16
-  c.gate.pages = 40
+  c.warmup.demos, c.warmup.epochs = 100, 6
+  c.gate.pages = 30                 # six families: 180 rollouts
+  c.dream.iterations = 15
   c.evaluate.pages = 40

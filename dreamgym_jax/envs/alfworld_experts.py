@@ -133,8 +133,7 @@ def _fetch(goal: Goal, page: Page) -> Advice:
   if not things:
     return _search(goal.object, page)
   thing = max(things, key=lambda t: t.place in page.at)
-  return _reach(thing.place, page, lambda: _click(
-      f'take {thing.name}', thing))
+  return _reach(thing.place, page, lambda: _click('take', thing), thing)
 
 
 def _search(wanted: str, page: Page) -> Advice:
@@ -151,7 +150,7 @@ def _search(wanted: str, page: Page) -> Advice:
       alfworld_games.may_lie(thing, types_.get(p.type, ''))))
   if place.name in page.at and alfworld_pages.CLOSED not in place.words:
     raise GoalError(f'no {wanted} here')
-  return _reach(place.name, page, lambda: _click('look', place))
+  return _reach(place.name, page, lambda: _click('look into', place))
 
 
 def _light(goal: Goal, page: Page) -> Advice:
@@ -160,7 +159,7 @@ def _light(goal: Goal, page: Page) -> Advice:
   if not lights:
     return _search(goal.light, page)
   light = max(lights, key=lambda t: t.place in page.at)
-  return _reach(light.place, page, lambda: _click(f'use {light.name}', light))
+  return _reach(light.place, page, lambda: _click('use', light), light)
 
 
 def _make_ready(goal: Goal, hand: Line, page: Page) -> Advice:
@@ -170,12 +169,12 @@ def _make_ready(goal: Goal, hand: Line, page: Page) -> Advice:
     raise GoalError(f'nothing to {goal.kind} with')
   tool = max(tools, key=lambda t: t.place in page.at)
   if tool.place in page.at:
-    return _click(f'{tool.name} {hand.name}', tool)
-  return _go(page.find(alfworld_pages.PLACE, tool.place))
+    return _click('', tool)
+  return _go(page.find(alfworld_pages.PLACE, tool.place), tool)
 
 
 def _put(hand: Line, place: str, page: Page) -> Advice:
-  return _reach(place, page, lambda: _click(f'put {hand.name}', hand))
+  return _reach(place, page, lambda: _click('put', hand))
 
 
 def _anywhere(hand: Line, page: Page) -> str:
@@ -190,22 +189,29 @@ def _anywhere(hand: Line, page: Page) -> str:
       p.name in page.at, alfworld_pages.CLOSED not in p.words)).name
 
 
-def _reach(place: str, page: Page, then: Callable[[], Advice]) -> Advice:
-  """Goes there and opens it, and then acts."""
+def _reach(
+    place: str, page: Page, then: Callable[[], Advice],
+    wanted: Line | None = None,
+) -> Advice:
+  """Goes there, for what is wanted there, and opens it, and then acts."""
   line = page.find(alfworld_pages.PLACE, place)
   if line is None:
     raise GoalError(f'no {place} here')
   if place not in page.at:
-    return _go(line)
+    return _go(line, wanted)
   if alfworld_pages.CLOSED in line.words:
-    return _click(f'open {place}', line)
+    return _click('open', line)
   return then()
 
 
-def _go(line: Line) -> Advice:
-  return _click(f'go to {line.name}', line)
+def _go(line: Line, wanted: Line | None = None) -> Advice:
+  """The thought says what is wanted first: its line tells the place."""
+  why = f'{wanted.label} ; ' if wanted else ''
+  return _click(f'{why}go to', line)
 
 
-def _click(thought: str, line: Line) -> Advice:
-  return (f'{thought} [{line.id}]',
+def _click(verb: str, line: Line) -> Advice:
+  """The thought ends in the line's own words, whose next one is its id."""
+  name = line.name if line.kind == alfworld_pages.PLACE else line.label
+  return (f'{verb} {name} [{line.id}]'.strip(),
           str(actions.Action('click', line.id)))

@@ -4,15 +4,16 @@
     [2] status: carrying = clean mug 1
     [3] button: closed drawer 1
     [4] button: sinkbasin 1
-    [5] button: sinkbasin 1 > clean
-    [6] button: hand > clean mug 1
-    [7] button: sinkbasin 1 > knife 1
+    [5] button: clean with sinkbasin 1
+    [6] button: clean mug 1 in hand
+    [7] button: knife 1 in sinkbasin 1
 
 Every line but the first two stands for what can be done with it, in order:
 places, with what they are good for; then things, where they were last seen.
-The name stands at the end of its line, next to the id that streams show. Words
-before a name say what has been seen of it: open and closed, clean, hot, cool,
-lit; `seen` where a page shows only what the episode has looked into.
+Streams show each id at the end of its line, so whoever has said a thing's name
+reads on to its place and from there to its id. Words before a name say what has
+been seen of it: open and closed, clean, hot, cool, lit; `seen` where a page
+shows only what the episode has looked into.
 
 Clicks are ALFWorld's commands, by what the line is and where one is:
 
@@ -38,6 +39,7 @@ CLEAN, HOT, COOL, LIT, SLICED = 'clean', 'hot', 'cool', 'lit', 'sliced'
 WORDS = (SEEN, OPEN, CLOSED, CLEAN, HOT, COOL, LIT, SLICED)
 # what a place is good for: the command's verb, by the place's type
 TOOLS = {'sinkbasin': 'clean', 'microwave': 'heat', 'fridge': 'cool'}
+_WITH, _IN = ' with ', ' in '
 _NAME = re.compile(r'([a-z]+) (\d+)')
 
 
@@ -63,11 +65,17 @@ class Line(NamedTuple):
     """The name with what is known of it: 'clean mug 1'."""
     return ' '.join((*self.words, self.name))
 
+  @property
+  def label(self) -> str:
+    """All that the line says: 'clean mug 1 in hand', 'clean with sinkbasin 1'."""
+    if not self.place:
+      return self.known
+    return f'{self.known}{_WITH if self.kind == TOOL else _IN}{self.place}'
+
   def __str__(self) -> str:
     if self.kind in (AT, CARRYING):
       return f'[{self.id}] status: {self.kind} = {self.name}'.rstrip()
-    place = f'{self.place} > ' if self.place else ''
-    return f'[{self.id}] button: {place}{self.known}'
+    return f'[{self.id}] button: {self.label}'
 
 
 class Page(NamedTuple):
@@ -118,12 +126,13 @@ def _read_line(element: states.Element) -> Line:
     if kind.strip() not in (AT, CARRYING):
       raise PageError(f'no line of a page: {element}')
     return Line(element.id, kind.strip(), value.strip())
-  place, mark, rest = text.rpartition(' > ')
-  words, name = _split(rest)
   if element.role != 'button':
     raise PageError(f'no line of a page: {element}')
+  name, mark, place = text.partition(_WITH)
   if mark and name == TOOLS.get(place.partition(' ')[0]):
     return Line(element.id, TOOL, name, (), place)
+  known, mark, place = text.partition(_IN)
+  words, name = _split(known)
   if not _NAME.fullmatch(name) or (
       mark and place != HAND and not _NAME.fullmatch(place)):
     raise PageError(f'no line of a page: {element}')

@@ -82,14 +82,15 @@ def annotate(task: types.Task, step: types.Transition) -> str:
     if not why and line is not None and action.verb == 'click':
       # What fits where, and what can be cleaned, is the engine's to say.
       why = 'does not fit'
-    return why
+    return why and _where(page, line, why) + why
   if why:
     return ''
   items = verdict_items(goal_of(task), page, line)
   is_won = bool(items) and all(want == have for _, want, have in items)
   if is_won != (step.next_state == states.OVER):
     return ''
-  return goals.verdict(items) if items else _what_happens(page, action, line)
+  why = goals.verdict(items) if items else _what_happens(page, action, line)
+  return _where(page, line, why) + why
 
 
 def is_determined(episode: types.Episode, t: int) -> bool:
@@ -257,6 +258,17 @@ def _why_not(
     return 'closed'
   return 'hands full' if page.carried and not is_light and (
       action.verb == 'click') else ''
+
+
+def _where(page: Page, line: Line | None, why: str) -> str:
+  """Where the line is and where one is, side by side, if that decides."""
+  place = line and (line.place or line.name)
+  is_status = line and line.kind in (alfworld_pages.AT, alfworld_pages.CARRYING)
+  if not place or is_status or place == alfworld_pages.HAND or (
+      why == 'nothing carried' or why.startswith('takes no')):
+    return ''
+  at = ', '.join(page.at) or NONE
+  return f'{place} at {at} {"yes" if place in page.at else "no"} ; '
 
 
 def _what_happens(
