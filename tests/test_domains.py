@@ -10,9 +10,8 @@ import pytest
 
 from configs import alfworld, webarena, webshop
 from dreamgym_jax import config, types
-from dreamgym_jax.envs import checks
+from dreamgym_jax.envs import alfworld_pages, checks
 from dreamgym_jax.stages import domains
-from dreamgym_jax.text import states
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHOP = webshop.get_config('tiny')
@@ -75,8 +74,8 @@ def test_the_house_is_the_one_of_the_config(tmp_path):
   families = [c.env.families[0], c.env.held_out_families[1]]
   tasks = world.reset([types.Task(f, 0) for f in families])
   for task in tasks:
-    places = [e for e in states.parse(task.initial_state)
-              if e.role == 'button' and '>' not in e.body]
+    places = alfworld_pages.read(task.initial_state).of_kind(
+        alfworld_pages.PLACE)
     assert len(places) == c.house.max_places
   posed, = world.reset([dataclasses.replace(tasks[0], source=types.GENERATED)])
   assert domain.poses and posed == dataclasses.replace(
