@@ -67,7 +67,7 @@ class Line(NamedTuple):
 
   @property
   def label(self) -> str:
-    """All that the line says: 'clean mug 1 in hand', 'clean with sinkbasin 1'."""
+    """'clean mug 1 in hand', 'clean with sinkbasin 1', 'closed drawer 1'."""
     if not self.place:
       return self.known
     return f'{self.known}{_WITH if self.kind == TOOL else _IN}{self.place}'
