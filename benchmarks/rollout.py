@@ -37,12 +37,12 @@ from dreamgym_jax import sampling
 from dreamgym_jax.models import decoding, huggingface, transformer
 
 _MODEL = flags.DEFINE_enum('model', 'small', ['small', '135m'], 'Its sizes.')
-_TURNS = flags.DEFINE_integer('turns', 20, 'Turns of an episode.')
+TURNS = flags.DEFINE_integer('turns', 20, 'Turns of an episode.')
 _ROWS = flags.DEFINE_integer('rows', 32, 'Episodes at once.')
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Counted rounds of each.')
-_PROMPT, _PAGE, _ANSWER, _MAX_NEW = 64, 24, 16, 48
-_THREADS = 2
-_MODELS = {
+ROUNDS = flags.DEFINE_integer('rounds', 5, 'Counted rounds of each.')
+MAX_NEW, THREADS = 48, 2
+_PROMPT, _PAGE, _ANSWER = 64, 24, 16
+MODELS = {
     'small': transformer.ModelConfig(
         V=4096, D=192, N=6, H=6, K=2, d=32, F=512, qk_norm=True,
         norm_eps=1e-6, rope_theta=1e6),
@@ -59,7 +59,7 @@ class Workload(NamedTuple):
 
   @property
   def longest(self) -> int:
-    return _PROMPT + len(self.pages) * (_PAGE + _MAX_NEW)
+    return _PROMPT + len(self.pages) * (_PAGE + MAX_NEW)
 
 
 # (workload, seed, temperature) -> (answers by turn and row, seconds by turn)
@@ -88,7 +88,7 @@ def make_ours(path: pathlib.Path, load: Workload) -> Play:
       start = time.perf_counter()
       turns = sampler.turn(
           model.params, rows, pages, key=jax.random.key(seed * 1000 + t),
-          streams=rows, temperature=temperature, max_new=_MAX_NEW,
+          streams=rows, temperature=temperature, max_new=MAX_NEW,
           stop=load.stop)
       seconds.append(time.perf_counter() - start)
       answers.append([turn.tokens.tolist() for turn in turns])
@@ -123,7 +123,7 @@ def make_transformers(path: pathlib.Path, load: Workload) -> Play:
   import transformers
 
   del load
-  torch.set_num_threads(_THREADS)
+  torch.set_num_threads(THREADS)
   model = transformers.AutoModelForCausalLM.from_pretrained(path).eval()
 
   def generate(history, stop, seed, temperature):
@@ -134,7 +134,7 @@ def make_transformers(path: pathlib.Path, load: Workload) -> Play:
                    top_p=1.0) if temperature else dict(do_sample=False)
     out = model.generate(
         input_ids=ids, attention_mask=(ids > 0).long(), pad_token_id=0,
-        max_new_tokens=_MAX_NEW, eos_token_id=stop, **sampled)
+        max_new_tokens=MAX_NEW, eos_token_id=stop, **sampled)
     return out[:, longest:].tolist()
 
   return functools.partial(_again, generate)
@@ -171,7 +171,7 @@ def make_tunix(path: pathlib.Path, load: Workload) -> Play:
       rope_theta=int(cfg.rope_theta), norm_eps=cfg.norm_eps,
       use_tied_embedding=cfg.tied))
   # It pads histories to powers of two.
-  size = (1 << (load.longest - 1).bit_length()) + _MAX_NEW
+  size = (1 << (load.longest - 1).bit_length()) + MAX_NEW
   sampler = samplers.Sampler(model, _Numbers(), samplers.CacheConfig(
       size, cfg.N, cfg.K, cfg.d))
   numbers = _Numbers()
@@ -179,10 +179,10 @@ def make_tunix(path: pathlib.Path, load: Workload) -> Play:
   def generate(history, stop, seed, temperature):
     sampled = dict(temperature=temperature, top_p=1.0) if temperature else {}
     out = sampler(
-        [numbers.decode(h) for h in history], _MAX_NEW,
+        [numbers.decode(h) for h in history], MAX_NEW,
         eos_tokens=stop, seed=seed, **sampled)
     # It leaves the stop token out.
-    return [[*map(int, t), stop[0]] if len(t) < _MAX_NEW else list(map(int, t))
+    return [[*map(int, t), stop[0]] if len(t) < MAX_NEW else list(map(int, t))
             for t in out.tokens]
 
   return functools.partial(_again, generate)
@@ -198,7 +198,7 @@ def contenders(
     model: str, load: Workload
 ) -> dict[str, Play]:
   """The installed ones, on equal weights; asserts that they agree."""
-  cfg = _MODELS[model]
+  cfg = MODELS[model]
   with tempfile.TemporaryDirectory() as directory:
     path = pathlib.Path(directory) / 'model'
     huggingface.export(
@@ -221,7 +221,7 @@ def contenders(
 
 
 def main(_) -> None:
-  load = make_workload(_MODELS[_MODEL.value].V, _TURNS.value, _ROWS.value)
+  load = make_workload(MODELS[_MODEL.value].V, TURNS.value, _ROWS.value)
   plays = contenders(_MODEL.value, load)
   by_turn: dict[str, list[list[float]]] = {name: [] for name in plays}
   lengths: dict[str, list[float]] = {name: [] for name in plays}
@@ -242,8 +242,8 @@ def main(_) -> None:
 
   found = rounds.interleave(
       {name: ours if name == 'ours' else functools.partial(runner, name, play)
-       for name, play in plays.items()}, _ROUNDS.value)
-  turns = sorted({3, 10, _TURNS.value} & {*range(_TURNS.value + 1)})
+       for name, play in plays.items()}, ROUNDS.value)
+  turns = sorted({3, 10, TURNS.value} & {*range(TURNS.value + 1)})
   rows = [('', 'useful tokens/s', 'ours is', 'cold s', 'warm s', 'mean answer',
            *(f'turn {t} ms' for t in turns))]
   for name, m in found.items():
@@ -254,8 +254,8 @@ def main(_) -> None:
                  f'{np.mean(lengths[name]):.1f}', *(f'{c:.0f}' for c in cost)))
   rounds.save(
       str(pathlib.Path(__file__).with_name(f'rollout-{_MODEL.value}')),
-      f'Rollout, {_MODEL.value} model, {_ROWS.value} rows of {_TURNS.value} '
-      f'turns, {_ROUNDS.value} warm rounds', rows,
+      f'Rollout, {_MODEL.value} model, {_ROWS.value} rows of {TURNS.value} '
+      f'turns, {ROUNDS.value} warm rounds', rows,
       {'rounds': {name: m._asdict() for name, m in found.items()},
        'seconds_by_turn': by_turn, 'mean_answer': lengths,
        'compiles_after_each_round': compiled})
