@@ -21,7 +21,7 @@ BAR = ('[8] text: Rating: N.A.\n[9] button: Description\n'
        '[10] button: Buy Now')
 ITEM = (TOP + 'button: < Prev\n[3] text: color\n[4] radio: blue\n'
         '[5] radio: red\n[11] text: size\n[12] radio: full\n'
-        f'[6] text: {RUG}\n[7] text: Price: $45.5\n{BAR}')
+        f'[6] status: item = {RUG}\n[7] status: price = $45.5\n{BAR}')
 TASK = types.Task('shop-garden', 0, ASKED, families.START)
 
 

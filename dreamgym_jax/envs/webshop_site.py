@@ -11,7 +11,8 @@ Lines are `[id] role: description` of text/states.py, in the official order:
   results   Back to Search, 'Page 1 (Total results: 50)', < Prev, Next >, and
             up to ten links `asin title $price` (PAGE_SIZE)
   item      Back to Search, < Prev; every option's name and a radio for each of
-            its values; title, price, rating; a button for each subpage; Buy Now
+            its values; `item = title`, `price = $9.5` and rating; a button for
+            each subpage; Buy Now
   subpage   Back to Search, < Prev, texts (the description, ...)
 """
 
@@ -27,6 +28,7 @@ from dreamgym_jax.envs import webshop_catalogue
 SEARCH, RESULTS, ITEM, DONE = 'search', 'results', 'item', 'done'
 DO_SEARCH, BACK, BUY = 'Search', 'Back to Search', 'Buy Now'
 NEXT, PREVIOUS = 'Next >', '< Prev'
+ITEM_IS, PRICE_IS = 'item', 'price'     # status lines of a product's page
 # The authors show Attributes only with show_attrs, which is off by default.
 SUBPAGES = ('Description', 'Features', 'Reviews', 'Attributes')
 MAX_RESULTS, PAGE_SIZE = 50, 10
@@ -162,8 +164,9 @@ class Site:
         lines.append(('radio', radio_label(value) + mark,
                       place._replace(chosen=after)))
       n_values += len(values)
-    lines += [('text', label(product.name), None),
-              ('text', f'Price: {product.price_tag}', None),
+    # What a purchase is judged by stands beside every click (`states.held`).
+    lines += [('status', f'{ITEM_IS} = {label(product.name)}', None),
+              ('status', f'{PRICE_IS} = {product.price_tag}', None),
               ('text', f'Rating: {product.rating}', None)]
     lines += [('button', name, place._replace(page=name))
               for name in self._subpages]

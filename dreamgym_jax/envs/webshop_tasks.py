@@ -36,7 +36,7 @@ _ASKED = re.compile(
     r'(?:, and price lower than (\d+\.\d\d) dollars)?')
 _OPTION = re.compile(r'([^:,]+): (.+)')
 _LINK = re.compile(r'(\S+) (.*?) \$([\d.]+)(?: to \$[\d.]+)?')
-_PRICE = re.compile(r'Price: \$([\d.]+)(?: to \$[\d.]+)?')
+_PRICE = re.compile(r'\$([\d.]+)(?: to \$[\d.]+)?')
 _WORD = re.compile(r"[\w']+")
 
 
@@ -324,22 +324,21 @@ def _carry_on(
 
 def _item(elements: list[states.Element]) -> Item:
   """Raises GoalError where it is no item page."""
-  name, title, radios, can_buy = '', '', [], False
-  price, tag = math.inf, ''
+  group, radios, said = '', [], {}
   for element in elements:
     if element.role == 'radio':
-      radios.append((name, element))
+      radios.append((group, element))
     elif element.role == 'text':
-      match = _PRICE.fullmatch(element.description)
-      if match and not tag:
-        title, price = name, float(match[1])
-        tag = element.description.removeprefix('Price: ')
-      name = element.description
-    elif element.name == webshop_site.BUY:
-      can_buy = True
-  if not can_buy or not tag:
+      group = element.description
+    elif element.role == 'status':
+      name, _, value = element.description.partition(' = ')
+      said[name] = value
+  tag = said.get(webshop_site.PRICE_IS, '')
+  price = _PRICE.fullmatch(tag)
+  if not price or webshop_site.BUY not in {e.name for e in elements}:
     raise GoalError('no item page')
-  return Item(title, price, tag, tuple(radios))
+  return Item(said.get(webshop_site.ITEM_IS, ''), float(price[1]), tag,
+              tuple(radios))
 
 
 def _value(radio: states.Element) -> str:
