@@ -36,7 +36,7 @@ from benchmarks import rounds
 from dreamgym_jax import sampling
 from dreamgym_jax.models import decoding, huggingface, transformer
 
-_MODEL = flags.DEFINE_enum('model', 'small', ['small', '135m'], 'Its sizes.')
+MODEL = flags.DEFINE_enum('model', 'small', ['small', '135m'], 'Its sizes.')
 TURNS = flags.DEFINE_integer('turns', 20, 'Turns of an episode.')
 _ROWS = flags.DEFINE_integer('rows', 32, 'Episodes at once.')
 ROUNDS = flags.DEFINE_integer('rounds', 5, 'Counted rounds of each.')
@@ -221,8 +221,8 @@ def contenders(
 
 
 def main(_) -> None:
-  load = make_workload(MODELS[_MODEL.value].V, TURNS.value, _ROWS.value)
-  plays = contenders(_MODEL.value, load)
+  load = make_workload(MODELS[MODEL.value].V, TURNS.value, _ROWS.value)
+  plays = contenders(MODEL.value, load)
   by_turn: dict[str, list[list[float]]] = {name: [] for name in plays}
   lengths: dict[str, list[float]] = {name: [] for name in plays}
 
@@ -253,8 +253,8 @@ def main(_) -> None:
                  f'{m.cold:.1f}', f'{m.seconds:.2f}',
                  f'{np.mean(lengths[name]):.1f}', *(f'{c:.0f}' for c in cost)))
   rounds.save(
-      str(pathlib.Path(__file__).with_name(f'rollout-{_MODEL.value}')),
-      f'Rollout, {_MODEL.value} model, {_ROWS.value} rows of {TURNS.value} '
+      str(pathlib.Path(__file__).with_name(f'rollout-{MODEL.value}')),
+      f'Rollout, {MODEL.value} model, {_ROWS.value} rows of {TURNS.value} '
       f'turns, {ROUNDS.value} warm rounds', rows,
       {'rounds': {name: m._asdict() for name, m in found.items()},
        'seconds_by_turn': by_turn, 'mean_answer': lengths,
