@@ -45,6 +45,7 @@ def _adapt(c) -> None:
   # Receptacles and objects are few words: no copying to be taught.
   c.base.rename = c.experience.rename = 0.0
   c.collect.pages = 200
+  c.experience.compares = True      # who is where: copied well, compared badly
   c.base.steps, c.experience.steps = 4_000, 3_000
   c.warmup.demos, c.warmup.epochs = 100, 6
   c.gate.pages = 30                 # six families: 180 rollouts

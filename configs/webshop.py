@@ -53,6 +53,7 @@ def _adapt(c) -> None:
   c.base.rename = c.experience.rename = 0.0
   c.base.steps, c.experience.steps = 6_000, 4_000
   c.experience.max_new = 200
+  c.experience.compares = True
   c.replay.demo_tokens = 140        # a list of results, whole
   c.warmup.demos, c.warmup.epochs = 300, 3
   c.gate.pages = 30                 # four families: 120 rollouts

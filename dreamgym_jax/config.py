@@ -131,6 +131,7 @@ def defaults() -> D:
   c.experience.rename = 1.0
   c.experience.flag_weight = 3.0    # loss weight of done and success
   c.experience.use_reasoning = True
+  c.experience.compares = False     # put wrong comparisons in R right
   c.experience.max_new = 96         # tokens of one answer
   c.experience.task_share = 0.1     # of streams that teach M_task
 

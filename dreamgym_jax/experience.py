@@ -6,6 +6,10 @@ greedily, then the edit that makes the next state and the flag, and parses
 them strictly. Malformed actions are invalid by rule, in the dream as in the
 browser. A malformed answer is decoded once more with a key of its own, then
 ends the episode as malformed: reward 0, left out of the policy's batch.
+
+With `Settings.compares` the model says what is compared, and the harness how
+it compares: a `yes` or `no` in R that does not follow from the two names before
+it is put right, and what comes after it is decoded again.
 """
 
 from collections.abc import Sequence
@@ -34,6 +38,7 @@ class Settings(NamedTuple):
   max_new: int              # tokens of one answer
   use_reasoning: bool = True
   retry_temperature: float = 0.7
+  compares: bool = False    # wrong comparisons in R are put right
 
 
 class Row(NamedTuple):
@@ -62,7 +67,9 @@ class DreamWorld:
     self._key = key
     self._rows: list[Row] = []
     # What a checkpoint keeps: retries draw by it.
-    self.counts = {'resets': 0, 'malformed': 0}
+    self.counts = {'resets': 0, 'malformed': 0, 'corrected': 0}
+    # What was put right of each row's last answer: its beginning.
+    self._begun: dict[int, list[int]] = {}
 
   def reset(self, tasks: Sequence[types.Task]) -> list[types.Task]:
     self._sampler.start(len(tasks))
@@ -115,6 +122,7 @@ class DreamWorld:
     answers = dict.fromkeys(rows, full)
     rows, inputs = [rows[i] for i in fits], [inputs[i] for i in fits]
     asked = [actions_[i] for i in fits]
+    self._begun = {r: [] for r in rows}
     answered = self._decode(rows, inputs, asked, temperature=0.0, attempt=0)
     again = [i for i, a in enumerate(answered) if a.is_malformed]
     if again:
@@ -149,14 +157,50 @@ class DreamWorld:
       self, rows: list[int], inputs: Sequence[Sequence[int]],
       asked: Sequence[str], temperature: float, attempt: int,
   ) -> list[types.Observation]:
+    turns = self._write(rows, inputs, temperature, attempt)
+    left = list(range(len(rows))) if self._settings.compares else []
+    while left:
+      wrong = {i: ids for i in left
+               if (ids := self._prompt.corrected(turns[i].tokens))}
+      left = list(wrong)
+      if wrong:
+        self.counts['corrected'] += len(wrong)
+        again = self._continue(
+            [rows[i] for i in left], list(wrong.values()), temperature, attempt)
+        for i, turn in zip(left, again, strict=True):
+          turns[i] = turn
+    return [self._read(self._rows[r], action, turn)
+            for r, action, turn in zip(rows, asked, turns, strict=True)]
+
+  def _continue(
+      self, rows: list[int], begun: Sequence[list[int]], temperature: float,
+      attempt: int,
+  ) -> list[sampling.Turn]:
+    """Takes the last answers back to where they are right, and goes on."""
+    last = self._sampler.undo(rows)
+    inputs = [[t, *ids[len(self._begun[r]):]]
+              for r, t, ids in zip(rows, last, begun, strict=True)]
+    self._begun |= dict(zip(rows, begun, strict=True))
+    return self._write(rows, inputs, temperature, attempt)
+
+  def _write(
+      self, rows: list[int], inputs: Sequence[Sequence[int]],
+      temperature: float, attempt: int,
+  ) -> list[sampling.Turn]:
+    """Whole answers: what is begun, of log-prob 0, and what is added to it."""
     key = jax.random.fold_in(self._key, self.counts['resets'])
+    begun = [self._begun[r] for r in rows]
+    # No answer is longer than max_new: the streams have no room for more.
     turns = self._sampler.turn(
         self._params, rows, inputs, key=key, temperature=temperature,
         streams=[r * 1000 + 2 * self._rows[r].steps + attempt for r in rows],
-        max_new=self._settings.max_new, stop=self._prompt.flags,
-        watch=self._prompt.flags, barred=self._prompt.dream_barred)
-    return [self._read(self._rows[r], action, turn)
-            for r, action, turn in zip(rows, asked, turns, strict=True)]
+        max_new=max(1, self._settings.max_new - max(map(len, begun))),
+        stop=self._prompt.flags, watch=self._prompt.flags,
+        barred=self._prompt.dream_barred)
+    return [turn._replace(
+        tokens=np.concatenate([np.array(ids, np.int32), turn.tokens]),
+        logp=np.concatenate([np.zeros(len(ids), np.float32), turn.logp]))
+            for ids, turn in zip(begun, turns, strict=True)]
 
   def _read(
       self, row: Row, action: str, turn: sampling.Turn

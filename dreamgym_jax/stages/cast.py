@@ -80,7 +80,8 @@ class Cast:
     """The dream of the given M_exp, grounded by the given store."""
     c = self.run.config
     settings = experience.Settings(
-        c.env.max_steps, c.experience.max_new, c.experience.use_reasoning)
+        c.env.max_steps, c.experience.max_new, c.experience.use_reasoning,
+        compares=c.experience.compares)
     key = jax.random.fold_in(jax.random.key(c.seed), 1000 + stream)
     return experience.DreamWorld(
         params, self._dream_sampler, self.prompt,

@@ -30,6 +30,7 @@ from dreamgym_jax.text import tokenizer as tokenizers
 CONTEXT, REASONING, STATE, FLAG, THOUGHT, ACTION, TASK = range(7)
 N_KINDS = 7
 _ITEM = re.compile(r'.*?need (.*) have (.*) (yes|no)')
+_COMPARED = re.compile(r'(?:.*?need (.*) have|(.*) at) (.*)')
 
 
 class ParseError(ValueError):
@@ -216,6 +217,29 @@ class Prompts:
       reward = 0.0
     is_invalid = not done and next_state == states.invalid(state)
     return Answer(reasoning, next_state, reward, done, is_invalid)
+
+  def corrected(self, ids: Sequence[int]) -> list[int] | None:
+    """An answer up to its first wrong comparison, with the right word there.
+
+    Comparisons in R are `need X have Y yes|no` and `X at Y yes|no`; which of
+    the words is right follows from what R itself says before it. None where
+    all are right.
+    """
+    words = {self.tok.encode(f'x {w}')[-1]: w for w in ('yes', 'no')}
+    end = next((i for i, t in enumerate(ids) if t == self.tok.tag['edit']), 0)
+    for i, token in enumerate(ids[:end]):
+      if token not in words:
+        continue
+      rest = self.tok.decode(ids[i + 1:end]).strip()
+      item = _COMPARED.fullmatch(
+          self.tok.decode(ids[:i]).rpartition(' ; ')[2].strip())
+      if not item or rest and not rest.startswith(';'):
+        continue
+      right = 'yes' if (item[1] or item[2]) == item[3] else 'no'
+      if words[token] != right:
+        return [*map(int, ids[:i]), next(
+            t for t, word in words.items() if word == right)]
+    return None
 
   def dream_stream(
       self, episode: types.Episode, demos: Sequence[Sequence[Demo]],
