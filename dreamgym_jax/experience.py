@@ -194,7 +194,7 @@ class DreamWorld:
     turns = self._sampler.turn(
         self._params, rows, inputs, key=key, temperature=temperature,
         streams=[r * 1000 + 2 * self._rows[r].steps + attempt for r in rows],
-        max_new=max(1, self._settings.max_new - max(map(len, begun))),
+        max_new=self._settings.max_new - max(map(len, begun), default=0),
         stop=self._prompt.flags, watch=self._prompt.flags,
         barred=self._prompt.dream_barred)
     return [turn._replace(

@@ -361,3 +361,43 @@ def test_proposals_are_read_or_say_why_not(prompt):
   assert call['inputs'] == [prompt.task_ask(s) for s in seeds]
   assert call['temperature'] == 0.8 and call['max_new'] == 99
   assert sampler.started == [2]
+
+
+def test_comparisons_are_put_right_and_what_follows_is_decoded_again(prompt):
+  tok = prompt.tok
+  rest = [tok.tag['edit'], *tok.encode('over'), tok.tag['lose']]
+  dream, sampler = make(
+      prompt, [('need vina have none yes ; need a have a no', 'over', 'win'),
+               [*tok.encode('; need a have a no'), *rest], rest],
+      SETTINGS._replace(compares=True))
+  seen, = dream.step([0], ['click [2]'])
+  right = 'need vina have none no ; need a have a yes'
+  assert (seen.reasoning, seen.reward, seen.done) == (right, 0, True)
+  assert dream.counts['corrected'] == 2 and dream.counts['malformed'] == 0
+  # The stream holds the question once, and the answer as it was put right.
+  first, *later = sampler.calls
+  answer = [*tok.encode(right), *rest]
+  assert sampler.stream[0] == [*first['inputs'][0], *answer]
+  assert [c['max_new'] for c in later] == [
+      SETTINGS.max_new - n for n in (
+          len(tok.encode('need vina have none no')), len(tok.encode(right)))]
+
+
+def test_a_retry_goes_on_from_what_was_put_right(prompt):
+  tok = prompt.tok
+  lost = [tok.tag['edit'], *tok.encode('over'), tok.tag['lose']]
+  dream, sampler = make(
+      prompt, [('need vina have none yes', 'over', 'win'),
+               [tok.tag['edit'], *tok.encode('rubbish'), tok.tag['cont']],
+               lost],
+      SETTINGS._replace(compares=True))
+  seen, = dream.step([0], ['click [2]'])
+  assert seen.reasoning == 'need vina have none no' and not seen.is_malformed
+  assert sampler.stream[0] == [
+      *sampler.calls[0]['inputs'][0], *tok.encode(seen.reasoning), *lost]
+
+
+def test_comparisons_stay_as_they_are_unless_asked(prompt):
+  dream, _ = make(prompt, [('need vina have none yes', 'over', 'win')])
+  assert dream.step([0], ['click [2]'])[0].reasoning.endswith('yes')
+  assert dream.counts['corrected'] == 0

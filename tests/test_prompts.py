@@ -200,3 +200,26 @@ def test_demos_show_action_effect_and_outcome(prompt):
   demo = prompts.Demo('click [3]', 'button: Click Me!', 'over', 1.0, True)
   text = prompt.tok.show(prompt.dream_ask('click [3]', 'button: x', [demo]))
   assert '<demo> click button: Click Me! <edit> over <win>' in text
+
+
+@pytest.mark.parametrize('said, right', [
+    ('need a have b yes', 'need a have b no'),
+    ('need a have a no', 'need a have a yes'),
+    ('color need a have a yes ; need b have c yes ; x',
+     'color need a have a yes ; need b have c no'),
+    ('a at b yes ; takes it', 'a at b no'),
+    ('a at a no ; goes there', 'a at a yes'),
+    ('need a have b no', None), ('a at b no ; goes there', None),
+    ('need no have no yes', None), ('need a no have a no yes', None),
+    ('need no b have no b no', 'need no b have no b yes'),
+    ('yes', None), ('nothing changes', None)])
+def test_comparisons_follow_from_what_is_compared(prompt, said, right):
+  tail = [prompt.tok.tag['edit'], *prompt.tok.encode('over'),
+          prompt.tok.tag['lose']]
+  ids = prompt.tok.encode(said) + tail
+  found = prompt.corrected(ids)
+  assert found == (right and prompt.tok.encode(right))
+  # A `no` in the page is none of its business, nor is a cut answer.
+  page = [prompt.tok.tag['edit'], *prompt.tok.encode('[1] = a at b yes')]
+  assert prompt.corrected(page) is None
+  assert prompt.corrected(prompt.tok.encode(said)) is None

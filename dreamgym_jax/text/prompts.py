@@ -225,20 +225,22 @@ class Prompts:
     the words is right follows from what R itself says before it. None where
     all are right.
     """
-    words = {self.tok.encode(f'x {w}')[-1]: w for w in ('yes', 'no')}
-    end = next((i for i, t in enumerate(ids) if t == self.tok.tag['edit']), 0)
-    for i, token in enumerate(ids[:end]):
-      if token not in words:
-        continue
-      rest = self.tok.decode(ids[i + 1:end]).strip()
-      item = _COMPARED.fullmatch(
-          self.tok.decode(ids[:i]).rpartition(' ; ')[2].strip())
-      if not item or rest and not rest.startswith(';'):
-        continue
-      right = 'yes' if (item[1] or item[2]) == item[3] else 'no'
-      if words[token] != right:
-        return [*map(int, ids[:i]), next(
-            t for t, word in words.items() if word == right)]
+    ids, start = list(map(int, ids)), len(self.tok.encode('x'))
+    words = {w: self.tok.encode(f'x {w}')[start:] for w in ('yes', 'no')}
+    end = ids.index(edit) if (edit := self.tok.tag['edit']) in ids else 0
+    for i in range(end):
+      for word, piece in words.items():
+        after = i + len(piece)
+        if ids[i:after] != piece:
+          continue
+        rest = self.tok.decode(ids[after:end]).strip()
+        item = _COMPARED.fullmatch(
+            self.tok.decode(ids[:i]).rpartition(' ; ')[2].strip())
+        if not item or rest and not rest.startswith(';'):
+          continue
+        right = 'yes' if (item[1] or item[2]) == item[3] else 'no'
+        if word != right:
+          return ids[:i] + words[right]
     return None
 
   def dream_stream(
