@@ -1,6 +1,6 @@
 """What the host adds to a token: sampling.Sampler around its compiled calls.
 
-  python benchmarks/dispatch.py [--turns=20] [--rounds=5]
+  python -m benchmarks.dispatch [--turns=20] [--rounds=5]
 
 Plays the turns of benchmarks/rollout.py, small model, ours alone, and times
 each compiled call (extend, copy, decode) by itself until its result is there.

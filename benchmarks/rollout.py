@@ -1,6 +1,6 @@
 """Multi-turn generation: ours beside transformers and google-tunix.
 
-  python benchmarks/rollout.py [--model=small] [--turns=20] [--rows=32]
+  python -m benchmarks.rollout [--model=small] [--turns=20] [--rows=32]
 
 Every row is an episode of `turns` turns: 24 tokens of a page come in, an answer
 goes out that ends at one of V / 16 stop tokens (16 tokens in the mean, 48 at

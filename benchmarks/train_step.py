@@ -1,6 +1,6 @@
 """An optimiser step: ours beside PyTorch on equal weights and tokens.
 
-  python benchmarks/train_step.py [--model=small] [--rounds=5]
+  python -m benchmarks.train_step [--model=small] [--rounds=5]
 
 Two steps of the models of benchmarks/rollout.py, each with AdamW behind a clip
 of the gradient norm, on rows of 256 random tokens:
