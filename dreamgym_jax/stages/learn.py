@@ -129,7 +129,8 @@ def dream_stage(run: runs.Run, cast: casts.Cast) -> None:
     result.update(
         dreamed=progress.transitions, iterations=progress.iteration,
         seconds_learning=progress.seconds, families=list(allowed),
-        malformed_answers=dream.counts['malformed'], replay=store.counts(),
+        malformed_answers=dream.counts['malformed'],
+        corrected_answers=dream.counts['corrected'], replay=store.counts(),
         proposals=progress.book.log)
 
 
