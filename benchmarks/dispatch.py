@@ -5,8 +5,10 @@
 Plays the turns of benchmarks/rollout.py, small model, ours alone, and times
 each compiled call (extend, copy, decode) by itself until its result is there.
 The rest of the wall-clock is the host's: gathering rows, buckets, masks,
-cutting answers. Waiting inside the calls forbids what overlap there is, so the
-share is an upper bound. Writes dispatch.json and .md beside the script.
+cutting answers. Waiting inside the calls forbids what overlap there is, which
+makes the share too large; what jit itself does on the host to start a call is
+inside the clock, which makes it too small. Writes dispatch.json and .md beside
+the script.
 """
 
 import functools

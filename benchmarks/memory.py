@@ -8,21 +8,37 @@ time, and is computed again backward), and as is usual elsewhere (logits
 [B, T, V], log-softmax, then gather). Bytes are XLA's own account of what the
 compiled step needs beside its arguments and results; nothing is run. Gradients
 of the weights are among them and are the same in both, so they are given too.
+
+That account is checked: the smallest size is also run, each variant in a
+process of its own, and the last row is how far its resident set rose above
+what it held before the step (Linux; the peak is reset after compiling).
 Writes memory.json and .md beside the script.
 """
+
+import pathlib
+import re
+import subprocess
+import sys
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app
+from absl import app, flags
 
 from benchmarks import rounds
 from dreamgym_jax import learner, losses
 from dreamgym_jax.data import batches
 from dreamgym_jax.models import transformer
 
+_RUN = flags.DEFINE_enum(
+    'run', '', ['', 'all_logits', 'ours'],
+    'Only run this variant of the smallest size; print its bytes.')
+
 _V, _ACTIONS, _T = 128_256, 0.3, 1024
+_SMALL = '8M, 1 row'
 _SIZES = {
+    _SMALL: (dict(D=64, N=2, H=2, K=1, d=32, F=128), 1),
     '135M, 4 rows': (dict(D=576, N=30, H=9, K=3, d=64, F=1536), 4),
     '135M, 16 rows': (dict(D=576, N=30, H=9, K=3, d=64, F=1536), 16),
     '1B, 4 rows': (dict(D=2048, N=16, H=32, K=8, d=64, F=8192), 4),
@@ -64,25 +80,79 @@ def _batch(B: int) -> batches.Batch:
                        float_P, float_P, int_P)
 
 
+def _steps(cfg: transformer.ModelConfig, optimizer) -> dict[str, Callable]:
+  """Jitted (state, batch) -> (state, metrics), by variant."""
+  update = learner.make_update(_all_logits(cfg), optimizer)
+  return {
+      'all_logits': jax.jit(lambda s, b: update(s, b, None),
+                            donate_argnums=0),
+      'ours': learner.make_grpo_step(cfg, optimizer)}
+
+
+def _config(name: str) -> transformer.ModelConfig:
+  return transformer.ModelConfig(V=_V, remat='block', **_SIZES[name][0])
+
+
+def _resident(key: str) -> int:
+  """Bytes of this process: VmRSS now, VmHWM at most since the last reset."""
+  status = pathlib.Path('/proc/self/status').read_text()
+  return 1024 * int(re.search(rf'{key}:\s+(\d+) kB', status)[1])
+
+
+def _run(variant: str) -> int:
+  """How far the resident set rises while the smallest size makes a step."""
+  cfg, rng = _config(_SMALL), np.random.default_rng(0)
+  shapes = _batch(_SIZES[_SMALL][1])
+  batch = batches.Batch(*(
+      (rng.integers(0, _T - 1, x.shape) if x.dtype == np.int32
+       else rng.normal(size=x.shape)).astype(x.dtype) for x in shapes))
+  batch = jax.device_put(batch._replace(
+      segment_BxT=np.ones_like(batch.segment_BxT),
+      weight_P=np.ones_like(batch.weight_P)))
+  optimizer = learner.make_optimizer(1e-5, 10, 100)
+  params = jax.jit(transformer.init, static_argnums=1)(
+      jax.random.key(0), cfg)
+  state = jax.block_until_ready(learner.init_state(params, optimizer))
+  step = _steps(cfg, optimizer)[variant].lower(state, batch).compile()
+  pathlib.Path('/proc/self/clear_refs').write_text('5')   # VmHWM = VmRSS
+  before = _resident('VmRSS')
+  jax.block_until_ready(step(state, batch))
+  return _resident('VmHWM') - before
+
+
+def _measure(variant: str) -> int:
+  done = subprocess.run(
+      [sys.executable, __file__, f'--run={variant}'], check=True,
+      stdout=subprocess.PIPE, text=True)
+  return int(done.stdout.split()[-1])
+
+
 def main(_) -> None:
+  if _RUN.value:
+    print(_run(_RUN.value))
+    return
   optimizer = learner.make_optimizer(1e-5, 10, 100)
   rows = [('model, T=1,024', 'gradients MB', 'all logits MB', 'ours MB',
            'ours is')]
   report = {}
-  for name, (sizes, B) in _SIZES.items():
-    cfg = transformer.ModelConfig(V=_V, remat='block', **sizes)
-    params = transformer.shapes(cfg)
-    state = jax.eval_shape(
-        lambda p: learner.init_state(p, optimizer), params)
-    theirs = learner.make_update(_all_logits(cfg), optimizer)
-    full = _bytes(jax.jit(lambda s, b, f=theirs: f(s, b, None),
-                          donate_argnums=0), state, _batch(B))
-    ours = _bytes(learner.make_grpo_step(cfg, optimizer), state, _batch(B))
-    gradients = 4 * transformer.n_params(params)
-    report[name] = {'gradients': gradients, 'all_logits': full, 'ours': ours}
+
+  def add(name: str, gradients: int, found: dict[str, int]) -> None:
+    report[name] = {'gradients': gradients, **found}
+    full, ours = found['all_logits'], found['ours']
     rows.append((name, *(f'{n / 1e6:,.0f}' for n in (gradients, full, ours)),
                  f'1/{full / ours:.1f}'))
     print(name, rows[-1], flush=True)
+
+  for name, (_, B) in _SIZES.items():
+    cfg = _config(name)
+    params = transformer.shapes(cfg)
+    state = jax.eval_shape(
+        lambda p: learner.init_state(p, optimizer), params)
+    add(name, 4 * transformer.n_params(params), {
+        variant: _bytes(step, state, _batch(B))
+        for variant, step in _steps(cfg, optimizer).items()})
+  add(f'{_SMALL}, measured', report[_SMALL]['gradients'],
+      {variant: _measure(variant) for variant in ('all_logits', 'ours')})
   rounds.save(__file__, 'Temporaries of a GRPO step, V=128k, float32, 30 % '
               'action tokens, remat', rows, report)
 

@@ -13,7 +13,7 @@ What counts is useful tokens a second: those up to each row's stop token.
 Before anything is timed, the greedy continuations of all contenders are
 compared. Peers that are not installed are left out, and the report says so:
 
-  pip install -r requirements-parity.txt                        # torch
+  pip install -r requirements-torch.txt                         # torch
   pip install --no-deps google-tunix==0.1.7 qwix jaxtyping wadler_lindig \
       google-metrax clu perfetto pandas
 

@@ -17,7 +17,7 @@ backward pass that its loss needs (remat and the head's recomputation count as
 time and not as work; for PyTorch the logits it wastes are not work either).
 Writes train_step-<model>.json and .md beside the script.
 
-  pip install -r requirements-parity.txt                        # torch
+  pip install -r requirements-torch.txt                         # torch
 """
 
 import pathlib
