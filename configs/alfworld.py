@@ -10,7 +10,7 @@ receptacles and 6 objects, and the page is a map, it shows where everything is
 
 Sizes (2 CPU cores, 24 GiB; measured figures are in README.md and docs/LOG.md):
   tiny     0.9M parameters from a shipped experience model and policy. There
-           are none yet: no training has reached the gate (docs/LOG.md).
+           are none yet: none has passed the gate (docs/LOG.md).
   scratch  the same from nothing: collects, trains the tokenizer, the base,
            the experience model and the policy first.
   smoke    every stage with the tiniest budgets, for the tests.
