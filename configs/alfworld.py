@@ -45,9 +45,12 @@ def _adapt(c) -> None:
   # Receptacles and objects are few words: no copying to be taught.
   c.base.rename = c.experience.rename = 0.0
   c.collect.pages = 200
+  # Slips that are mended or not: experts hardly ever click where they are.
+  c.collect.behaviours = ('expert', 'noisy', 'noisy', 'near_miss', 'careless',
+                          'random')
   c.experience.compares = True      # who is where: copied well, compared badly
-  c.base.steps, c.experience.steps = 4_000, 3_000
+  c.base.steps, c.experience.steps = 4_000, 4_000
   c.warmup.demos, c.warmup.epochs = 100, 6
-  c.gate.pages = 30                 # six families: 180 rollouts
+  c.gate.pages = 48                 # six families: 288 rollouts
   c.dream.iterations = 15
   c.evaluate.pages = 40

@@ -219,16 +219,19 @@ def carrying(thing, at, *more):
 
 @pytest.mark.parametrize('family, instruction, state, items', [
     ('clean', 'put a clean mug in shelf', carrying('mug 1', 'shelf 1'),
-     'object need clean mug have mug no ; place need shelf have shelf yes'),
+     'mug into shelf ; object need clean mug have mug no ; '
+     'place need shelf have shelf yes'),
     ('clean', 'put a clean mug in shelf',
      carrying('clean hot mug 1', 'drawer 1'),
-     'object need clean mug have clean mug yes ; '
+     'mug into drawer ; object need clean mug have clean mug yes ; '
      'place need shelf have drawer no'),
     ('pick', 'put a pen in shelf', carrying('clean mug 1', 'shelf 1'),
-     'object need pen have mug no ; place need shelf have shelf yes'),
+     'mug into shelf ; object need pen have mug no ; '
+     'place need shelf have shelf yes'),
     ('pick-two', 'put two mug in shelf',
      carrying('mug 3', 'shelf 1', '[6] button: mug 1 in drawer 1'),
-     'object need mug have mug yes ; place need shelf have shelf yes ; '
+     'mug into shelf ; object need mug have mug yes ; '
+     'place need shelf have shelf yes ; '
      'count need 2 have 1 no')])
 def test_verdicts(family, instruction, state, items):
   task = types.Task(f'alfworld-{family}', 0, instruction)
@@ -238,7 +241,7 @@ def test_verdicts(family, instruction, state, items):
 
 
 @pytest.mark.parametrize('action, reason', [
-    ('click [3]', 'drawer 1 at drawer 1 yes ; opens'),
+    ('click [3]', 'drawer 1 at drawer 1 yes ; closed ; opens'),
     ('click [4]', 'shelf 1 at drawer 1 no ; goes there'),
     ('click [8]', 'shelf 1 at drawer 1 no ; not there'),
     ('hover [8]', 'shelf 1 at drawer 1 no ; not there'),

@@ -30,6 +30,7 @@ Line, Page = alfworld_pages.Line, alfworld_pages.Page
 # command of a tool, and kind of task -> the word of an object that is ready
 READY = {'clean': alfworld_pages.CLEAN, 'heat': alfworld_pages.HOT,
          'cool': alfworld_pages.COOL}
+_TURNED = {alfworld_pages.OPEN, alfworld_pages.CLOSED}
 LIGHTS = {t.lower() for t in constants.VAL_ACTION_OBJECTS['Toggleable']}
 
 
@@ -82,7 +83,7 @@ def annotate(task: types.Task, step: types.Transition) -> str:
     if not why and line is not None and action.verb == 'click':
       # What fits where, and what can be cleaned, is the engine's to say.
       why = 'does not fit'
-    return why and _where(page, line, why) + why
+    return why and _before(page, action, line, why) + why
   if why:
     return ''
   items = verdict_items(goal_of(task), page, line)
@@ -90,7 +91,7 @@ def annotate(task: types.Task, step: types.Transition) -> str:
   if is_won != (step.next_state == states.OVER):
     return ''
   why = goals.verdict(items) if items else _what_happens(page, action, line)
-  return _where(page, line, why) + why
+  return _before(page, action, line, why) + why
 
 
 def is_determined(episode: types.Episode, t: int) -> bool:
@@ -237,7 +238,7 @@ def _why_not(
             if alfworld_pages.CLOSED in p.words}
   place = line.place or line.name
   if line.kind == alfworld_pages.PLACE:
-    can_turn = {alfworld_pages.OPEN, alfworld_pages.CLOSED} & {*line.words}
+    can_turn = _TURNED & {*line.words}
     if action.verb == 'hover':
       return '' if place in page.at else 'not there'
     return 'there already' if place in page.at and not can_turn else ''
@@ -271,10 +272,28 @@ def _where(page: Page, line: Line | None, why: str) -> str:
   return f'{place} at {at} {"yes" if place in page.at else "no"} ; '
 
 
+def _before(
+    page: Page, action: actions.Action, line: Line | None, why: str
+) -> str:
+  """What decides an outcome, said before it: where, how it is, what fits."""
+  place = line and (line.place or line.name)
+  told = _where(page, line, why)
+  if line is None or action.verb != 'click':
+    return told
+  if line.kind == alfworld_pages.PLACE and place in page.at:
+    return ''.join((told, *(f'{word} ; ' for word in line.words
+                            if word in _TURNED)))
+  if line.kind == alfworld_pages.TOOL and page.carried and place in page.at:
+    return f'{told}{line.name} {page.carried.partition(" ")[0]} ; '
+  if place == alfworld_pages.HAND and page.at and why != 'closed':
+    return f'{line.type} into {page.at[0].partition(" ")[0]} ; '
+  return told
+
+
 def _what_happens(
     page: Page, action: actions.Action, line: Line | None
 ) -> str:
-  """What an admissible action does, in a word or two."""
+  """What an admissible action does, and to what."""
   if action.verb != 'click' or line is None:
     return 'nothing changes'
   if line.kind == alfworld_pages.PLACE:
@@ -283,8 +302,8 @@ def _what_happens(
   if line.kind == alfworld_pages.TOOL:
     return f'{line.name}s {page.carried}'
   if line.place == alfworld_pages.HAND:
-    return 'puts it down'
-  return 'turns on' if line.type in LIGHTS else 'takes it'
+    return f'puts down {line.name}'
+  return f'{"turns on" if line.type in LIGHTS else "takes"} {line.name}'
 
 
 def read(state: str) -> Page:
