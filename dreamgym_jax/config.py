@@ -202,10 +202,14 @@ def defaults() -> D:
 
   c.transfer = D()                  # DreamGym-S2R
   c.transfer.transitions = 2_000    # real budget
+  c.transfer.lr = 0.0               # 0 = rl.lr
+  c.transfer.optimizer = 'fresh'    # or 'kept': the dream's moments go on
+  c.transfer.reference = 'dream'    # of the KL term; or 'warmup'
 
   c.real_grpo = D()                 # the reference, in the browser
   c.real_grpo.is_on = True
   c.real_grpo.max_ratio = 3.0       # of the dream's updates, at most
+  c.real_grpo.transitions = 0       # real budget; 0 = as many as it takes
 
   c.evaluate = D()
   c.evaluate.pages = 20             # test pages of each family
@@ -249,6 +253,8 @@ _CHOICES = {
     'sampler.buckets': ('fine', 'coarse'),
     'replay.encoder': ('hash', 'minilm'),
     'rl.algorithm': ('grpo', 'gigpo', 'ppo', 'dpo'),
+    'transfer.optimizer': ('fresh', 'kept'),
+    'transfer.reference': ('dream', 'warmup'),
     'rl.advantage': ('std', 'mean'), 'rl.level': ('turn', 'token'),
     'rl.aggregate': ('token', 'sequence', 'constant'),
     'experience.init': ('shipped', 'base'), 'warmup.init': ('shipped', 'base'),
@@ -257,6 +263,7 @@ _MAY_BE_ZERO = {'seed', 'house.max_places', 'house.max_objects',
                 'model.lora_rank', 'replay.k', 'rl.kl_coef', 'rl.entropy_coef',
                 'rl.step_weight', 'plan.fsdp', 'plan.tensor', 'plan.rows',
                 'plan.price',
+                'transfer.lr', 'real_grpo.transitions',
                 'rl.invalid_penalty', 'gate.remedies',
                 'evaluate.temperature', 'dream.iterations', 'gate.gap',
                 'teacher.temperature', 'teacher.retries', 'teacher.attempts',

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from dreamgym_jax import config, sampling, types
+from dreamgym_jax.envs import budget
 from dreamgym_jax.models import transformer
 from dreamgym_jax.report import writer
 from dreamgym_jax.stages import algorithms, judge, reinforce, tasks
@@ -53,7 +54,7 @@ def player():
   return judge.Player(sampler, prompts.Prompts(tok), 4, 4)
 
 
-def train(player, workdir, algorithm, iterations):
+def train(player, workdir, algorithm, iterations=99, **settings):
   c = config.defaults()
   c.rl.algorithm = algorithm
   c.rl.tasks, c.rl.group, c.rl.updates, c.rl.max_new = 2, 2, 1, 4
@@ -70,8 +71,10 @@ def train(player, workdir, algorithm, iterations):
     progress = reinforce.train(
         run, player, params, params, Alternating(),
         tasks.open_book(run, OFFLINE),
-        reinforce.Settings('dream', types.DREAMED, (FAMILY,), 0.0, runs.DREAM),
-        until=lambda p: p.iteration >= iterations)
+        reinforce.Settings('dream', types.DREAMED, (FAMILY,), 0.0, runs.DREAM
+                           )._replace(**settings),
+        until=lambda p: (p.iteration >= iterations
+                         or p.transitions >= settings.get('budget', 1_000)))
   return progress, params
 
 
@@ -93,3 +96,36 @@ def test_a_stopped_training_goes_on_as_if_it_had_not(
   rows = writer.read_metrics(tmp_path / 'b')
   for name in ('success', 'loss', 'tokens', 'transitions'):
     assert [i for i, _ in writer.series(rows, name, 'dream')][-1] == 4, name
+
+
+def test_a_real_budget_is_kept_to_the_step(player, tmp_path):
+  # Two rows of the second iteration act once more, two never.
+  progress, _ = train(player, tmp_path, 'grpo', budget=14)
+  assert (progress.transitions, progress.iteration) == (14, 2)
+  again, _ = train(player, tmp_path, 'grpo', budget=14)
+  assert (again.transitions, again.iteration) == (14, 2)
+
+
+def test_what_the_budget_refuses_is_an_error_on_its_row():
+  world = budget.Budgeted(Alternating(), 3, spent=1)
+  world.reset([None] * 4)
+  seen = world.step([0, 1, 3], ['noop'] * 3)
+  assert [o.error for o in seen] == ['', '', budget.SPENT]
+  assert world.spent == 3 and seen[2].done
+  assert world.step([0], ['noop'])[0].error == budget.SPENT
+  assert world.spent == 3
+
+
+@pytest.mark.parametrize('after, updates', [('', 1), ('dream', 4)])
+def test_an_optimiser_goes_on_or_is_new(player, tmp_path, after, updates):
+  train(player, tmp_path, 'grpo', 3)
+  progress, _ = train(player, tmp_path, 'grpo', 1, name='transfer', after=after)
+  assert int(progress.state.step) == updates
+
+
+def test_a_stage_may_have_a_rate_of_its_own(player, tmp_path):
+  slow, start = train(player, tmp_path / 'a', 'grpo', 3, lr=1e-5)
+  fast, _ = train(player, tmp_path / 'b', 'grpo', 3)
+  moved = [float(np.abs(p.state.params['embed'] - start['embed']).max())
+           for p in (slow, fast)]
+  assert 0 < moved[0] < moved[1] / 100

@@ -1,5 +1,6 @@
 """The stages gate, dream, transfer and real_grpo."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -153,9 +154,13 @@ def transfer_stage(run: runs.Run, cast: casts.Cast) -> None:
   """DreamGym-S2R: the dreamed policy goes on in the browser."""
   c = run.config
   with run.stage('transfer') as result:
-    start = run.params('dream', cast.model_config)
     progress = _real(
-        run, cast, 'transfer', start, runs.TRANSFER,
+        run, cast,
+        _on_real(run, 'transfer', runs.TRANSFER)._replace(
+            budget=c.transfer.transitions, lr=c.transfer.lr,
+            after='dream' if c.transfer.optimizer == 'kept' else ''),
+        run.params('dream', cast.model_config),
+        run.params(c.transfer.reference, cast.model_config),
         until=lambda p: p.transitions >= c.transfer.transitions)
     run.save_params('transfer', progress.state.params, cast.model_config)
     result.update(real_online=progress.transitions,
@@ -170,13 +175,15 @@ def real_grpo_stage(run: runs.Run, cast: casts.Cast) -> None:
   with run.stage('real_grpo') as result:
     marks = result.setdefault('marks', {})
     most = int(n * run.config.real_grpo.max_ratio)
+    limit = run.config.real_grpo.transitions or math.inf
     saved = run.workdir / 'real_marks.json'
     if saved.exists():    # of a run that died between the two
       marks.update(checkpoint.read_json(saved))
 
     def mark(progress: reinforce.Progress) -> None:
-      reached = {'real_updates': progress.iteration >= n,
-                 'real_clock': progress.seconds >= seconds
+      is_spent = progress.transitions >= limit
+      reached = {'real_updates': is_spent or progress.iteration >= n,
+                 'real_clock': is_spent or progress.seconds >= seconds
                  or progress.iteration >= most}
       for name, is_reached in reached.items():
         if is_reached and name not in marks:
@@ -187,16 +194,22 @@ def real_grpo_stage(run: runs.Run, cast: casts.Cast) -> None:
           checkpoint.write_json_atomic(saved, marks)
 
     start = run.params('warmup', cast.model_config)
-    _real(run, cast, 'real_grpo', start, runs.REAL,
+    settings = _on_real(run, 'real_grpo', runs.REAL)._replace(
+        budget=run.config.real_grpo.transitions)
+    _real(run, cast, settings, start, start,
           until=lambda p: (len(marks) == 2 or p.iteration >= most),
           at_marks=mark)
 
 
-def _real(run, cast, name, start, stream, until, at_marks=lambda p: None):
-  allowed = run.stages.result('gate')['passed']
+def _on_real(run: runs.Run, name: str, stream: int) -> reinforce.Settings:
+  return reinforce.Settings(
+      name, types.REAL, run.stages.result('gate')['passed'], 0.0, stream,
+      run.config.env.rows)
+
+
+def _real(run, cast, settings, start, reference, until,
+          at_marks=lambda p: None):
   return reinforce.train(
-      run, cast.player, start, start, cast.real,
-      tasks.open_book(run, cast.offline),
-      reinforce.Settings(name, types.REAL, allowed, 0.0, stream,
-                         run.config.env.rows),
-      until=until, at_marks=at_marks)
+      run, cast.player, start, reference, cast.real,
+      tasks.open_book(run, cast.offline), settings, until=until,
+      at_marks=at_marks)

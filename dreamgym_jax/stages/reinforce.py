@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import ml_collections
 import numpy as np
 
 from dreamgym_jax import checkpoint, cost, rollouts, types
+from dreamgym_jax.envs import budget
 from dreamgym_jax.models import lora
 from dreamgym_jax.stages import algorithms, judge, tasks
 from dreamgym_jax.stages import run as runs
@@ -33,6 +35,9 @@ class Settings(NamedTuple):
   max_synthetic: float       # lambda
   stream: int                # sub-stream of the run's seed
   rows: int | None = None    # episodes at once; None: the whole batch
+  budget: int = 0            # transitions at most; 0: as many as it takes
+  lr: float = 0.0            # 0: that of the config
+  after: str = ''            # the stage whose optimiser goes on; '': a new one
 
 
 class Progress(NamedTuple):
@@ -79,9 +84,13 @@ def train(
       policy at a given budget.
   """
   algorithm = algorithms.make(
-      run.config, run.model_config(player.prompt.tok.vocab_size))
+      _at_rate(run.config, settings.lr),
+      run.model_config(player.prompt.tok.vocab_size))
   frozen, params = lora.split(params)
   progress = Progress(algorithm.start(params), book)
+  if settings.after:
+    progress = progress._replace(
+        state=_last_state(run, settings.after, progress))
   saver = checkpoint.Checkpointer(
       run.workdir / 'checkpoints' / settings.name)
   restored = saver.restore({'state': progress.state, 'pool': book.pool})
@@ -93,6 +102,8 @@ def train(
         restored.step, host['transitions'], host['seconds'])
     load_host_state(host['more'])
     run.say(f'   goes on after iteration {restored.step}')
+  if settings.budget:
+    world = budget.Budgeted(world, settings.budget, progress.transitions)
   skipped = 0
   compiling = cost.CompileClock()
   at_marks(progress)
@@ -120,6 +131,25 @@ def train(
       if is_due or until(progress):
         _save(saver, progress, host_state())
   return progress
+
+
+def _at_rate(
+    c: ml_collections.ConfigDict, lr: float
+) -> ml_collections.ConfigDict:
+  """The config with another learning rate, if one is given."""
+  if not lr:
+    return c
+  c = c.copy_and_resolve_references()
+  c.rl.lr = lr
+  return c
+
+
+def _last_state(run: runs.Run, name: str, progress: Progress) -> Any:
+  """State and optimiser that a stage ended with; new if it made no update."""
+  saver = checkpoint.Checkpointer(run.workdir / 'checkpoints' / name)
+  restored = saver.restore(
+      {'state': progress.state, 'pool': progress.book.pool})
+  return restored.arrays['state'] if restored else progress.state
 
 
 def _save(saver, progress: Progress, more: dict) -> None:
@@ -156,11 +186,11 @@ def _iterate(
       progress.state, played, reference, frozen)
   book = tasks.observe(book, slots, *algorithm.groups(played))
   won, valid = played.success_JxG, played.valid_JxG
-  n_steps = sum(len(a.episode.transitions) for a in attempts)
+  n_steps = budget.taken([a.episode for a in attempts])
   metrics |= {
       'success': float(won[valid].mean()) if valid.any() else 0.0,
       'malformed_share': float(1 - valid.mean()),
-      'invalid_share': sum(a.n_invalid for a in attempts) / n_steps,
+      'invalid_share': sum(a.n_invalid for a in attempts) / max(n_steps, 1),
       'reply_tokens': float(np.mean([a.is_written_T.sum()
                                      for a in attempts])),
       'synthetic_share': float(np.mean(
