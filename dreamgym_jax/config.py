@@ -66,6 +66,7 @@ def defaults() -> D:
   c.house.cache = ''                # translated games; '' = in ~/.cache
 
   c.collect = D()                   # offline real transitions
+  c.collect.trajectories = ''       # a .jsonl[.gz] of them; '' = play them
   c.collect.pages = 300             # pages of each family
   c.collect.behaviours = ('expert', 'noisy', 'near_miss', 'near_miss',
                           'near_miss', 'random')  # on every page

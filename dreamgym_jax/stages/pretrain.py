@@ -6,6 +6,7 @@ after SFT on Eq. 5; the policy is the base after behaviour cloning.
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -25,25 +26,15 @@ _GRAMMAR = ('page textbox: combobox: textarea: checkbox: radio: button: link: '
 
 
 def collect_stage(run: runs.Run) -> None:
-  """Real transitions of every behaviour on every training page."""
+  """Real transitions: given, or of every behaviour on training pages."""
   c = run.config
   path, domain = run.workdir / runs.OFFLINE, domains.of(run.config)
   with run.stage('collect') as result:
     # The teacher may take long: what the world gave is kept before it begins.
     raw = run.workdir / runs.UNTAUGHT if c.teacher.base_url else path
     if not path.exists() and not raw.exists():
-      low, high = c.env.train_seeds
-      tasks = [types.Task(f, s) for f in c.env.families
-               for s in range(low, min(high, low + c.collect.pages))]
-      total = len(tasks) * len(c.collect.behaviours)
-      with cast.Cast(run) as players, run.bar(None, 'steps') as bar:
-        collected = collect.collect(
-            players.real, tasks, c.collect.behaviours, domain.advise,
-            domain.rehearse, domain.accepts, domain.annotate,
-            c.env.max_elements, c.seed, c.env.rows, bar.update)
-      run.say(f'   {len(collected.episodes)} of {total} episodes kept; pages '
-              f'passed over: {collected.passed_over or "none"}')
-      trajectories.write_jsonl(raw, collected.episodes)
+      get = _given if c.collect.trajectories else _played
+      trajectories.write_jsonl(raw, get(run, domain))
     if not path.exists():
       trajectories.write_jsonl(
           path, teaching.annotate(run, trajectories.read_jsonl(raw)))
@@ -53,6 +44,55 @@ def collect_stage(run: runs.Run) -> None:
           {'train': episodes}, run.workdir / 'tfds', name=domain.dataset,
           version='1.0.0', card=trajectories.card(episodes))
     result.update(trajectories.card(episodes))
+
+
+def _played(run: runs.Run, domain: domains.Domain) -> list[types.Episode]:
+  """Every behaviour on every training page."""
+  c = run.config
+  low, high = c.env.train_seeds
+  tasks = [types.Task(f, s) for f in c.env.families
+           for s in range(low, min(high, low + c.collect.pages))]
+  total = len(tasks) * len(c.collect.behaviours)
+  with cast.Cast(run) as players, run.bar(None, 'steps') as bar:
+    collected = collect.collect(
+        players.real, tasks, c.collect.behaviours, domain.advise,
+        domain.rehearse, domain.accepts, domain.annotate,
+        c.env.max_elements, c.seed, c.env.rows, bar.update)
+  run.say(f'   {len(collected.episodes)} of {total} episodes kept; pages '
+          f'passed over: {collected.passed_over or "none"}')
+  return collected.episodes
+
+
+def _given(run: runs.Run, domain: domains.Domain) -> list[types.Episode]:
+  """Those of a file that are of training pages, with R* where it has none."""
+  c = run.config
+  path = pathlib.Path(c.collect.trajectories)
+  if not path.is_file():
+    raise config.ConfigError(f'collect.trajectories={str(path)!r}: no such '
+                             'file; want episodes as .jsonl or .jsonl.gz')
+  episodes = trajectories.read_jsonl(path)
+  low, high = c.env.train_seeds
+  kept = [_explained(e, domain) for e in episodes
+          if e.task.family in c.env.families and low <= e.task.seed < high
+          and e.source == types.REAL and not e.error]
+  run.say(f'   {len(kept)} of {len(episodes)} episodes of {path} are real ones '
+          'of training pages')
+  if not kept:
+    raise config.ConfigError(
+        f'collect.trajectories={str(path)!r}: no episode is a real one of '
+        f'env.families and of env.train_seeds={(low, high)}')
+  return kept
+
+
+def _explained(
+    episode: types.Episode, domain: domains.Domain
+) -> types.Episode:
+  """With R* by rule, unless somebody has written it before."""
+  if episode.annotator:
+    return episode
+  return dataclasses.replace(episode, annotator=types.RULE, transitions=tuple(
+      dataclasses.replace(s, reasoning=domain.annotate(episode.task, s))
+      for s in episode.transitions))
 
 
 def base_stage(run: runs.Run) -> None:

@@ -3,34 +3,55 @@
 import shutil
 import time
 
-from dreamgym_jax import checkpoint
+from dreamgym_jax import checkpoint, config
 from dreamgym_jax.audit import gate
 from dreamgym_jax.data import trajectories
 from dreamgym_jax.models import weights
 from dreamgym_jax.stages import domains
 from dreamgym_jax.stages import run as runs
 
-FILES = (runs.OFFLINE, runs.TOKENIZER, 'base.safetensors',
+DATA = (runs.OFFLINE,)
+FILES = (*DATA, runs.TOKENIZER, 'base.safetensors',
          'experience.safetensors', 'warmup.safetensors')
 
 
 def ship_stage(run: runs.Run) -> None:
-  """Copies data and weights to `shipped/` and writes their card."""
+  """Copies data and weights to `shipped/` and writes their card.
+
+  Of a run that ended after `collect` (--until=collect) the data alone.
+  """
+  has_weights = run.stages.is_done('base')
+  files = FILES if has_weights else DATA
   domain = domains.of(run.config)
   name = domain.shipped
   target = runs.SHIPPED / name
+  if not has_weights and (target / FILES[-1]).exists():
+    raise config.ConfigError(
+        f'--mode=ship: {target} has weights that were made from other data, '
+        'and this run has none of its own: run the stages to the gate first')
   target.mkdir(parents=True, exist_ok=True)
-  for file in FILES:
+  for file in files:
     shutil.copyfile(run.need(file), target / file)
-  stages = {s: run.stages.result(s)
-            for s in ('base', 'experience', 'warmup', 'gate')}
-  gated = stages['gate']
   card = {
       'name': name, 'environment': domain.title,
       'date': time.strftime('%Y-%m-%d', time.gmtime()),
       'command': run.command, 'commit': run.commit,
       'config': run.config.to_dict(),
       'data': trajectories.card(run.offline()),
+      'sha256': {f: weights.sha256(target / f) for f in files},
+  } | (_of_weights(run) if has_weights else {})
+  checkpoint.write_json_atomic(target / 'card.json', card)
+  text = _card_text if has_weights else _data_text
+  (target / 'README.md').write_text(text(card), encoding='utf-8')
+  run.say(f'   shipped to {target}')
+
+
+def _of_weights(run: runs.Run) -> dict:
+  """What the card says of the models."""
+  stages = {s: run.stages.result(s)
+            for s in ('base', 'experience', 'warmup', 'gate')}
+  gated = stages['gate']
+  return {
       'demo_transitions': stages['warmup']['transitions'],
       'remedy_transitions': (
           gated['remedy_transitions'] if gated['kept'] else 0),
@@ -38,11 +59,32 @@ def ship_stage(run: runs.Run) -> None:
       'seconds': {s: run.stages.seconds(s) for s in (
           'collect', 'base', 'experience', 'warmup', 'gate')},
       'gate': gated['gates'][gated['kept']],
-      'sha256': {f: weights.sha256(target / f) for f in FILES},
   }
-  checkpoint.write_json_atomic(target / 'card.json', card)
-  (target / 'README.md').write_text(_card_text(card), encoding='utf-8')
-  run.say(f'   shipped to {target}')
+
+
+def _data_text(card: dict) -> str:
+  """The card of data alone, for people."""
+  data = card['data']
+  lines = [
+      f'# Shipped data: {card["name"]}', '',
+      f'Made on {card["date"]} at commit {card["commit"][:12]} by', '',
+      f'    {card["command"]}', '',
+      f'`{runs.OFFLINE}` holds {data["episodes"]:,} real episodes, '
+      f'{data["transitions"]:,} real transitions of {card["environment"]}, '
+      'training pages only, annotated by '
+      f'{", ".join(data["by_annotator"])}.',
+      'No model comes with them.', '',
+      *_by_behaviour(data), '',
+      'SHA-256:', '', *(f'    {h}  {f}' for f, h in card['sha256'].items())]
+  return '\n'.join(lines) + '\n'
+
+
+def _by_behaviour(data: dict) -> list[str]:
+  rows = [('behaviour', 'episodes', 'transitions', 'successes'),
+          ('---', '---:', '---:', '---:')]
+  rows += [(name, *(f'{n[k]:,}' for k in rows[0][1:]))
+           for name, n in data['by_behaviour'].items()]
+  return ['| ' + ' | '.join(row) + ' |' for row in rows]
 
 
 def _card_text(card: dict) -> str:

@@ -1,0 +1,135 @@
+"""Whether a run that is killed again and again ends as if it had not been.
+
+  python -m benchmarks.kills [--kills=10] [--config=configs/webarena.py:smoke]
+
+Runs the config once undisturbed, then `kills` times with SIGKILL, sent to the
+run and all its children at a moment drawn uniformly from the undisturbed run's
+time, and starts each again until it ends. Compared bit for bit with the
+undisturbed run: every file of weights, and of the last checkpoint of every
+stage the parameters, the optimiser, the task pool and the replay's rows; for
+the stages that learn by RL also all metrics but clocks. Writes kills.json
+beside the script; the runs are in runs/benchmark-kills.
+"""
+
+import collections
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+from absl import app, flags
+from safetensors import numpy as safetensors
+
+from dreamgym_jax import checkpoint
+from dreamgym_jax.report import writer
+
+_KILLS = flags.DEFINE_integer('kills', 10, 'Runs that are killed.')
+_CONFIG = flags.DEFINE_string('config', 'configs/webarena.py:smoke', 'Of all.')
+_SEED = flags.DEFINE_integer('seed', 0, 'Of the moments.')
+_SET = flags.DEFINE_multi_string('set', [], 'More flags of the run.')
+_RUNS = pathlib.Path('runs/benchmark-kills')
+_RESULT = pathlib.Path(__file__).with_suffix('.json')
+_CLOCKS = ('seconds', 'seconds_learning', 'finished')
+
+
+def _start(workdir: pathlib.Path, log) -> subprocess.Popen:
+  return subprocess.Popen(
+      [sys.executable, '-m', 'dreamgym_jax.main', f'--config={_CONFIG.value}',
+       f'--workdir={workdir}', *_SET.value],
+      stdout=log, stderr=log, start_new_session=True)
+
+
+def _run(workdir: pathlib.Path, kill_after: float | None = None) -> str:
+  """Runs to the end, or kills it; the stage it was killed in, or 'ended'."""
+  workdir.mkdir(parents=True, exist_ok=True)
+  with open(workdir.with_suffix('.log'), 'a') as log:
+    process = _start(workdir, log)
+    try:
+      code = process.wait(kill_after)
+    except subprocess.TimeoutExpired:
+      os.killpg(process.pid, signal.SIGKILL)
+      process.wait()
+      done = {p.stem for p in (workdir / 'stages').glob('*.json')}
+      begun = {p.name for p in (workdir / 'checkpoints').glob('*')}
+      return (f'after {len(done)} stages, checkpoints of '
+              f'{", ".join(sorted(begun - done)) or "none"} begun')
+  if code:
+    raise SystemExit(f'{workdir} ended with {code}: see {log.name}')
+  return 'ended'
+
+
+def _timeless(value):
+  if isinstance(value, dict):
+    return {k: _timeless(v) for k, v in value.items() if k not in _CLOCKS}
+  return [_timeless(v) for v in value] if isinstance(value, list) else value
+
+
+def outcome(workdir: pathlib.Path) -> dict[str, object]:
+  """What must not depend on kills, by name."""
+  found: dict[str, object] = {}
+  for path in sorted(workdir.glob('*.safetensors')):
+    for key, value in safetensors.load_file(path).items():
+      found[f'{path.name}/{key}'] = value
+  for path in sorted((workdir / 'checkpoints').glob('*')):
+    restored = checkpoint.Checkpointer(path).restore()
+    for key, value in jax.tree_util.tree_leaves_with_path(restored.arrays):
+      found[f'{path.name}{jax.tree_util.keystr(key)}'] = np.asarray(
+          jax.random.key_data(value) if jax.dtypes.issubdtype(
+              value.dtype, jax.dtypes.prng_key) else value)
+    found[f'{path.name} host'] = _timeless(restored.host)
+  metrics = collections.defaultdict(list)
+  for row in writer.read_metrics(workdir):
+    metrics[row['stage']].append(_timeless(row))
+  return found | {f'metrics of {k}': v for k, v in metrics.items()}
+
+
+def differences(one: dict[str, object], other: dict[str, object]) -> list[str]:
+  """Names of what is not the same, to the bit."""
+  return sorted(
+      k for k in one.keys() | other.keys()
+      if k not in one or k not in other or not _is_same(one[k], other[k]))
+
+
+def _is_same(a: object, b: object) -> bool:
+  if isinstance(a, np.ndarray):
+    return a.dtype == b.dtype and a.shape == b.shape and (
+        a.tobytes() == b.tobytes())
+  return a == b
+
+
+def main(argv) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments: {argv[1:]}')
+  shutil.rmtree(_RUNS, ignore_errors=True)
+  _run(_RUNS / 'cold')             # fills the cache of compiled functions
+  start = time.monotonic()
+  _run(_RUNS / 'straight')
+  seconds = time.monotonic() - start
+  wanted = outcome(_RUNS / 'straight')
+  print(f'undisturbed: {seconds:.0f} s, {len(wanted)} arrays and records; '
+        f'twice the same: {not differences(wanted, outcome(_RUNS / "cold"))}')
+  rng = np.random.default_rng(_SEED.value)
+  kills = []
+  for i in range(_KILLS.value):
+    workdir, moment = _RUNS / str(i), float(rng.uniform(0, seconds))
+    where = _run(workdir, moment)
+    if where != 'ended':
+      _run(workdir)
+    wrong = differences(wanted, outcome(workdir))
+    kills.append({'seconds': moment, 'where': where, 'different': wrong})
+    print(f'{i}: killed at {moment:.1f} s ({where}): '
+          f'{", ".join(wrong) or "bit-equal"}', flush=True)
+  n_equal = sum(not k['different'] for k in kills)
+  print(f'{n_equal} of {len(kills)} bit-equal')
+  checkpoint.write_json_atomic(_RESULT, {
+      'config': _CONFIG.value, 'flags': _SET.value, 'seconds': seconds,
+      'compared': len(wanted), 'bit_equal': n_equal, 'kills': kills})
+
+
+if __name__ == '__main__':
+  app.run(main)
