@@ -7,8 +7,9 @@ run and all its children at a moment drawn uniformly from the undisturbed run's
 time, and starts each again until it ends. Compared bit for bit with the
 undisturbed run: every file of weights, and of the last checkpoint of every
 stage the parameters, the optimiser, the task pool and the replay's rows; for
-the stages that learn by RL also all metrics but clocks. Writes kills.json
-beside the script; the runs are in runs/benchmark-kills.
+the stages that learn by RL also all metrics but clocks. GRPO in the browser is
+off, for it ends by the clock. Writes kills.json beside the script; the runs are
+in runs/benchmark-kills.
 """
 
 import collections
@@ -22,16 +23,18 @@ import time
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from safetensors import numpy as safetensors
 
+from benchmarks import rounds
 from dreamgym_jax import checkpoint
 from dreamgym_jax.report import writer
 
 _KILLS = flags.DEFINE_integer('kills', 10, 'Runs that are killed.')
 _CONFIG = flags.DEFINE_string('config', 'configs/webarena.py:smoke', 'Of all.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the moments.')
-_SET = flags.DEFINE_multi_string('set', [], 'More flags of the run.')
+_SET = flags.DEFINE_multi_string(
+    'set', ['--config.real_grpo.is_on=False'], 'Flags of the runs.')
 _RUNS = pathlib.Path('runs/benchmark-kills')
 _RESULT = pathlib.Path(__file__).with_suffix('.json')
 _CLOCKS = ('seconds', 'seconds_learning', 'finished')
@@ -105,6 +108,7 @@ def _is_same(a: object, b: object) -> bool:
 def main(argv) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments: {argv[1:]}')
+  logging.set_verbosity(logging.WARNING)     # Orbax says much
   shutil.rmtree(_RUNS, ignore_errors=True)
   _run(_RUNS / 'cold')             # fills the cache of compiled functions
   start = time.monotonic()
@@ -127,7 +131,8 @@ def main(argv) -> None:
   n_equal = sum(not k['different'] for k in kills)
   print(f'{n_equal} of {len(kills)} bit-equal')
   checkpoint.write_json_atomic(_RESULT, {
-      'config': _CONFIG.value, 'flags': _SET.value, 'seconds': seconds,
+      'machine': rounds.machine(), 'config': _CONFIG.value,
+      'flags': _SET.value, 'seconds': seconds,
       'compared': len(wanted), 'bit_equal': n_equal, 'kills': kills})
 
 
