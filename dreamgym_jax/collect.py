@@ -29,6 +29,13 @@ class Collected(NamedTuple):
   passed_over: dict[str, int]
 
 
+def explained(episode: types.Episode, annotate: Annotate) -> types.Episode:
+  """With R* by rule on every step."""
+  return dataclasses.replace(episode, annotator=types.RULE, transitions=tuple(
+      dataclasses.replace(s, reasoning=annotate(episode.task, s))
+      for s in episode.transitions))
+
+
 class Actor:
   """One episode's behaviour, given the expert's advice at every step."""
 

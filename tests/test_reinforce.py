@@ -73,8 +73,7 @@ def train(player, workdir, algorithm, iterations=99, **settings):
         tasks.open_book(run, OFFLINE),
         reinforce.Settings('dream', types.DREAMED, (FAMILY,), 0.0, runs.DREAM
                            )._replace(**settings),
-        until=lambda p: (p.iteration >= iterations
-                         or p.transitions >= settings.get('budget', 1_000)))
+        until=lambda p: p.iteration >= iterations)
   return progress, params
 
 

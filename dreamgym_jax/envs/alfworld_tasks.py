@@ -281,8 +281,7 @@ def _before(
   if line is None or action.verb != 'click':
     return told
   if line.kind == alfworld_pages.PLACE and place in page.at:
-    return ''.join((told, *(f'{word} ; ' for word in line.words
-                            if word in _TURNED)))
+    return told + ''.join(f'{w} ; ' for w in line.words if w in _TURNED)
   if line.kind == alfworld_pages.TOOL and page.carried and place in page.at:
     return f'{told}{line.name} {page.carried.partition(" ")[0]} ; '
   if place == alfworld_pages.HAND and page.at and why != 'closed':

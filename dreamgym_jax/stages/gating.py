@@ -6,13 +6,12 @@ on the policy's own real steps on training pages, and measured again. Families
 that still fail are not dreamed; if none passes, RL refuses with the table.
 """
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 import jax
 
-from dreamgym_jax import experience, types
+from dreamgym_jax import collect, experience, types
 from dreamgym_jax.audit import gate
 from dreamgym_jax.data import trajectories
 from dreamgym_jax.stages import domains, judge, teaching
@@ -50,14 +49,10 @@ def predict(
 
 
 def annotated(
-    episodes: Sequence[types.Episode],
-    annotate: Callable[[types.Task, types.Transition], str],
+    episodes: Sequence[types.Episode], annotate: collect.Annotate
 ) -> list[types.Episode]:
   """With R* on every step; crashed ones left out."""
-  return [dataclasses.replace(e, transitions=tuple(
-      dataclasses.replace(s, reasoning=annotate(e.task, s))
-      for s in e.transitions), annotator=types.RULE)
-      for e in episodes if not e.error]
+  return [collect.explained(e, annotate) for e in episodes if not e.error]
 
 
 def thresholds(run: runs.Run) -> gate.Thresholds:

@@ -160,8 +160,7 @@ def transfer_stage(run: runs.Run, cast: casts.Cast) -> None:
             budget=c.transfer.transitions, lr=c.transfer.lr,
             after='dream' if c.transfer.optimizer == 'kept' else ''),
         run.params('dream', cast.model_config),
-        run.params(c.transfer.reference, cast.model_config),
-        until=lambda p: p.transitions >= c.transfer.transitions)
+        run.params(c.transfer.reference, cast.model_config))
     run.save_params('transfer', progress.state.params, cast.model_config)
     result.update(real_online=progress.transitions,
                   iterations=progress.iteration,
@@ -207,9 +206,7 @@ def _on_real(run: runs.Run, name: str, stream: int) -> reinforce.Settings:
       run.config.env.rows)
 
 
-def _real(run, cast, settings, start, reference, until,
-          at_marks=lambda p: None):
+def _real(run, cast, settings, start, reference, **more):
   return reinforce.train(
       run, cast.player, start, reference, cast.real,
-      tasks.open_book(run, cast.offline), settings, until=until,
-      at_marks=at_marks)
+      tasks.open_book(run, cast.offline), settings, **more)

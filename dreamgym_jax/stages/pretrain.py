@@ -72,7 +72,8 @@ def _given(run: runs.Run, domain: domains.Domain) -> list[types.Episode]:
                              'file; want episodes as .jsonl or .jsonl.gz')
   episodes = trajectories.read_jsonl(path)
   low, high = c.env.train_seeds
-  kept = [_explained(e, domain) for e in episodes
+  kept = [e if e.annotator else collect.explained(e, domain.annotate)
+          for e in episodes
           if e.task.family in c.env.families and low <= e.task.seed < high
           and e.source == types.REAL and not e.error]
   run.say(f'   {len(kept)} of {len(episodes)} episodes of {path} are real ones '
@@ -82,17 +83,6 @@ def _given(run: runs.Run, domain: domains.Domain) -> list[types.Episode]:
         f'collect.trajectories={str(path)!r}: no episode is a real one of '
         f'env.families and of env.train_seeds={(low, high)}')
   return kept
-
-
-def _explained(
-    episode: types.Episode, domain: domains.Domain
-) -> types.Episode:
-  """With R* by rule, unless somebody has written it before."""
-  if episode.annotator:
-    return episode
-  return dataclasses.replace(episode, annotator=types.RULE, transitions=tuple(
-      dataclasses.replace(s, reasoning=domain.annotate(episode.task, s))
-      for s in episode.transitions))
 
 
 def base_stage(run: runs.Run) -> None:

@@ -35,7 +35,7 @@ class Settings(NamedTuple):
   max_synthetic: float       # lambda
   stream: int                # sub-stream of the run's seed
   rows: int | None = None    # episodes at once; None: the whole batch
-  budget: int = 0            # transitions at most; 0: as many as it takes
+  budget: int = 0            # ends after as many transitions; 0: has none
   lr: float = 0.0            # 0: that of the config
   after: str = ''            # the stage whose optimiser goes on; '': a new one
 
@@ -59,14 +59,14 @@ Until = Callable[[Progress], bool]
 def train(
     run: runs.Run, player: judge.Player, params: types.Params,
     reference: types.Params, world: types.World, book: tasks.Book,
-    settings: Settings, until: Until,
+    settings: Settings, until: Until = lambda progress: False,
     propose: tasks.Propose | None = None,
     on_attempts: OnAttempts = lambda attempts: None,
     host_state: Callable[[], dict] = dict,
     load_host_state: Callable[[dict], None] = lambda host: None,
     at_marks: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
-  """RL until `until` says so; resumes from the stage's last checkpoint.
+  """RL until `until` says so or the budget is spent; a killed one goes on.
 
   Args:
     run: config, metrics, workdir.
@@ -104,11 +104,15 @@ def train(
     run.say(f'   goes on after iteration {restored.step}')
   if settings.budget:
     world = budget.Budgeted(world, settings.budget, progress.transitions)
+
+  def is_over(progress: Progress) -> bool:
+    return until(progress) or 0 < settings.budget <= progress.transitions
+
   skipped = 0
   compiling = cost.CompileClock()
   at_marks(progress)
   with run.bar(None, 'steps') as bar:
-    while not until(progress):
+    while not is_over(progress):
       start, compiled = time.monotonic(), compiling.seconds
       progress, metrics = _iterate(
           run, player, frozen, reference, world, settings, algorithm, progress,
@@ -128,7 +132,7 @@ def train(
             'not finite; lower config.rl.lr and resume from the checkpoint')
       at_marks(progress)
       is_due = progress.iteration % run.config.checkpoint_every == 0
-      if is_due or until(progress):
+      if is_due or is_over(progress):
         _save(saver, progress, host_state())
   return progress
 
@@ -190,7 +194,7 @@ def _iterate(
   metrics |= {
       'success': float(won[valid].mean()) if valid.any() else 0.0,
       'malformed_share': float(1 - valid.mean()),
-      'invalid_share': sum(a.n_invalid for a in attempts) / max(n_steps, 1),
+      'invalid_share': sum(a.n_invalid for a in attempts) / n_steps,
       'reply_tokens': float(np.mean([a.is_written_T.sum()
                                      for a in attempts])),
       'synthetic_share': float(np.mean(

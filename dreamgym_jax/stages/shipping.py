@@ -64,19 +64,29 @@ def _of_weights(run: runs.Run) -> dict:
 
 def _data_text(card: dict) -> str:
   """The card of data alone, for people."""
+  return '\n'.join([
+      *_made(card, 'Shipped data'),
+      'after the same with `--until=collect` for `--mode=ship`.', '',
+      f'`{runs.OFFLINE}` holds {_size(card)}', 'No model comes with them.', '',
+      *_by_behaviour(card['data']), '', *_sums(card)]) + '\n'
+
+
+def _made(card: dict, title: str) -> list[str]:
+  return [f'# {title}: {card["name"]}', '',
+          f'Made on {card["date"]} at commit {card["commit"][:12]} by', '',
+          f'    {card["command"]}', '']
+
+
+def _size(card: dict) -> str:
   data = card['data']
-  lines = [
-      f'# Shipped data: {card["name"]}', '',
-      f'Made on {card["date"]} at commit {card["commit"][:12]} by', '',
-      f'    {card["command"]}', '',
-      f'`{runs.OFFLINE}` holds {data["episodes"]:,} real episodes, '
-      f'{data["transitions"]:,} real transitions of {card["environment"]}, '
-      'training pages only, annotated by '
-      f'{", ".join(data["by_annotator"])}.',
-      'No model comes with them.', '',
-      *_by_behaviour(data), '',
-      'SHA-256:', '', *(f'    {h}  {f}' for f, h in card['sha256'].items())]
-  return '\n'.join(lines) + '\n'
+  return (f'{data["episodes"]:,} real episodes, {data["transitions"]:,} real '
+          f'transitions of {card["environment"]}, training pages only, '
+          f'annotated by {", ".join(data["by_annotator"])}.')
+
+
+def _sums(card: dict) -> list[str]:
+  return ['SHA-256:', '',
+          *(f'    {h}  {f}' for f, h in card['sha256'].items())]
 
 
 def _by_behaviour(data: dict) -> list[str]:
@@ -91,15 +101,10 @@ def _card_text(card: dict) -> str:
   """The card for people."""
   table = gate.from_json(card['gate']['rows'])
   limits = gate.Thresholds(**card['gate']['thresholds'])
-  data, recipe = card['data'], card['recipe']
+  recipe = card['recipe']
   lines = [
-      f'# Shipped data and weights: {card["name"]}', '',
-      f'Made on {card["date"]} at commit {card["commit"][:12]} by', '',
-      f'    {card["command"]}', '',
-      f'- `{runs.OFFLINE}`: {data["episodes"]:,} real episodes, '
-      f'{data["transitions"]:,} real transitions of {card["environment"]}, '
-      'training pages only, annotated by '
-      f'{", ".join(data["by_annotator"])}.',
+      *_made(card, 'Shipped data and weights'),
+      f'- `{runs.OFFLINE}`: {_size(card)}',
       f'- `base.safetensors`: {recipe["base"]["parameters"]:,} parameters, '
       f'{recipe["base"]["steps"]:,} updates on all tokens of all roles.',
       f'- `experience.safetensors`: M_exp and M_task, '
@@ -112,5 +117,5 @@ def _card_text(card: dict) -> str:
           f'{k} {v:.0f}' for k, v in card['seconds'].items()) + '.', '',
       'The gate, on the warm-up policy\'s own real rollouts:', '', '```',
       gate.render(table, gate.decide(table, limits)), '```', '',
-      'SHA-256:', '', *(f'    {h}  {f}' for f, h in card['sha256'].items())]
+      *_sums(card)]
   return '\n'.join(lines) + '\n'
