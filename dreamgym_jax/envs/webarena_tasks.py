@@ -51,6 +51,7 @@ class Item(NamedTuple):
   intent: str
   eval_types: tuple[str, ...]
   writes: bool               # by the rule of `is_writing`
+  template: str = ''         # the intent, with {{names}} of what was filled in
 
 
 Find = Callable[[types.Task], Item]
@@ -126,6 +127,18 @@ def find(task: types.Task) -> Item:
   return items[task.seed]
 
 
+def accepts(task: types.Task) -> bool:
+  """Whether WebArena could have asked it of this site, filled in otherwise."""
+  return any(
+      re.fullmatch(_blank(item.template), task.instruction, re.DOTALL)
+      for item in families().get(task.family, ()))
+
+
+@functools.cache
+def _blank(template: str) -> str:
+  return '(.+)'.join(map(re.escape, re.split(r'{{.*?}}', template)))
+
+
 def clashes(items: Sequence[Item]) -> list[tuple[int, int]]:
   """Pairs that must not run at once: one writes where the other works."""
   return [
@@ -178,4 +191,5 @@ def _items(benchmark: str, number: str) -> Iterator[Item]:
     types_, sites = row['eval']['eval_types'], tuple(row['sites'])
     yield Item(
         f'{benchmark}.{row[number]}', benchmark, row[number], sites,
-        row['intent'], tuple(types_), is_writing(row['intent'], types_, sites))
+        row['intent'], tuple(types_), is_writing(row['intent'], types_, sites),
+        row['intent_template'])

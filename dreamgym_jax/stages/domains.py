@@ -6,13 +6,30 @@ when a config names them, for their packages need not all be installed.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import ml_collections
 
 from dreamgym_jax import config, types
 from dreamgym_jax.envs import behaviours
+
+
+def always(episode: types.Episode, t: int) -> bool:
+  """`is_determined` of pages that show all there is to know of them."""
+  del episode, t
+  return True
+
+
+def endless(c: ml_collections.ConfigDict, family: str) -> None:
+  """`n_pages` of families that a generator makes, a page for any seed."""
+  del c, family
+
+
+def in_order(tasks: Sequence[types.Task], rows: int) -> list[list[int]]:
+  """`lots` of worlds in which any tasks can be played side by side."""
+  n = len(tasks)
+  return [list(range(i, min(i + rows, n))) for i in range(0, n, rows)]
 
 
 class Domain(NamedTuple):
@@ -23,10 +40,10 @@ class Domain(NamedTuple):
   dataset: str               # name of its TFDS dataset
   # config -> what makes a world; picklable, for worker processes
   world: Callable[[ml_collections.ConfigDict], Callable[[], types.World]]
-  # (task, state) -> (thought, action) of an expert
-  advise: Callable[[types.Task, str], tuple[str, str]]
+  # (task, state) -> (thought, action) of an expert; None where there is none
+  advise: Callable[[types.Task, str], tuple[str, str]] | None
   # what near misses do apart from their slip
-  rehearse: behaviours.Rehearse
+  rehearse: behaviours.Rehearse | None
   # whether the environment's own generator could have made the task
   accepts: Callable[[types.Task], bool]
   # R* of a true transition; '' where the rules here disagree with the world
@@ -35,12 +52,10 @@ class Domain(NamedTuple):
   is_determined: Callable[[types.Episode, int], bool]
   # whether the world can play generated tasks that `accepts` accepts
   poses: bool = False
-
-
-def always(episode: types.Episode, t: int) -> bool:
-  """`is_determined` of pages that show all there is to know of them."""
-  del episode, t
-  return True
+  # (config, family) -> how many pages a family has; None: one for any seed
+  n_pages: Callable[[ml_collections.ConfigDict, str], int | None] = endless
+  # (tasks, rows) -> indices of those that may be played side by side
+  lots: Callable[[Sequence[types.Task], int], list[list[int]]] = in_order
 
 
 # name -> (module beside this one, its Domain, what it needs installed)
@@ -50,6 +65,7 @@ DOMAINS = {
     'alfworld-map': ('on_alfworld', 'MAPPED', 'requirements-alfworld.txt'),
     'webshop': ('on_webshop', 'DOMAIN', 'requirements-webshop.txt'),
     'webshop-official': ('on_webshop', 'OFFICIAL', 'requirements-webshop.txt'),
+    'webarena': ('on_webarena', 'DOMAIN', 'requirements-webarena.txt'),
 }
 
 
@@ -66,3 +82,25 @@ def of(c: ml_collections.ConfigDict) -> Domain:
         f'name={c.name!r}: the package {error.name!r} is missing; '
         f'pip install -r {requirements}') from error
   return getattr(found, attribute)
+
+
+def pages(c: ml_collections.ConfigDict, family: str, split: str) -> range:
+  """The seeds of a family in 'train', 'gate' or 'test', as far as it has them.
+
+  Families that are only tested have a range of their own, where
+  `env.held_out_seeds` is given. Raises ConfigError if nothing is left.
+  """
+  e = c.env
+  is_apart = family in e.held_out_families
+  spans = {'train': e.train_seeds, 'gate': e.gate_seeds,
+           'test': is_apart and e.held_out_seeds or e.test_seeds}
+  seeds = range(*spans[split])
+  n_pages = of(c).n_pages(c, family)
+  if n_pages is None:
+    return seeds
+  kept = range(seeds.start, min(seeds.stop, n_pages))
+  if not kept:
+    raise config.ConfigError(
+        f'env.{split}_seeds or env.held_out_seeds: {family} has {n_pages} '
+        f'pages, numbered from 0, and none of {seeds}')
+  return kept

@@ -67,9 +67,8 @@ def summary(run: runs.Run, table: gate.GateTable, label: str) -> dict:
 
 def gate_tasks(run: runs.Run) -> list[types.Task]:
   c = run.config
-  low, high = c.env.gate_seeds
   return [types.Task(f, s) for f in c.env.families
-          for s in range(low, min(high, low + c.gate.pages))]
+          for s in domains.pages(c, f, 'gate')[:c.gate.pages]]
 
 
 def measure(
@@ -127,9 +126,9 @@ def own_steps(
   first, so that M_exp sees new ones.
   """
   c = run.config
-  high = c.env.train_seeds[1] - round_ * c.gate.remedy_pages
+  n = c.gate.remedy_pages
   tasks = [types.Task(f, s) for f in families
-           for s in range(high - c.gate.remedy_pages, high)]
+           for s in domains.pages(c, f, 'train')[::-1][round_ * n:][:n][::-1]]
   key = jax.random.fold_in(jax.random.key(c.seed), runs.GATE + 100 + round_)
   with run.bar(None, 'steps') as bar:
     attempts = judge.play(player, policy, real, tasks, key, c.rl.temperature,

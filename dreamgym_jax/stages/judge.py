@@ -7,6 +7,7 @@ import jax
 
 from dreamgym_jax import evaluate, rollouts, sampling, types
 from dreamgym_jax.data import trajectories
+from dreamgym_jax.stages import domains
 from dreamgym_jax.stages import run as runs
 from dreamgym_jax.text import prompts
 
@@ -27,29 +28,30 @@ def play(
     tasks: Sequence[types.Task], key: jax.Array, temperature: float,
     source: str, label: str, rows: int | None = None,
     on_step: Callable[[int], None] = lambda n: None,
+    lots: Callable[[Sequence[types.Task], int], list[list[int]]]
+    = domains.in_order,
 ) -> list[rollouts.Attempt]:
-  """One attempt at each task, `rows` at a time.
+  """One attempt at each task, `rows` at a time, in the lots given.
 
   The same key, tasks and rows give the policy the same luck in every world.
   """
   settings = rollouts.Settings(player.max_new, temperature)
-  rows = rows or player.rows
-  attempts = []
-  for start in range(0, len(tasks), rows):
-    attempts += rollouts.rollout(
-        params, player.sampler, player.prompt, world,
-        tasks[start:start + rows], jax.random.fold_in(key, start), settings,
-        source, f'{label}-{start}', on_step)
-  return attempts
+  attempts = {}
+  for lot in lots(tasks, rows or player.rows):
+    played = rollouts.rollout(
+        params, player.sampler, player.prompt, world, [tasks[i] for i in lot],
+        jax.random.fold_in(key, lot[0]), settings, source,
+        f'{label}-{lot[0]}', on_step)
+    attempts.update(zip(lot, played, strict=True))
+  return [attempts[i] for i in range(len(tasks))]
 
 
 def test_tasks(run: runs.Run) -> list[types.Task]:
   """Held-out pages of the trained families, then of the held-out ones."""
   c = run.config
-  low, high = c.env.test_seeds
-  seeds = range(low, min(high, low + c.evaluate.pages))
   families = (*c.env.families, *c.env.held_out_families)
-  return [types.Task(f, s) for f in families for s in seeds]
+  return [types.Task(f, s) for f in families
+          for s in domains.pages(c, f, 'test')[:c.evaluate.pages]]
 
 
 def judge(
@@ -71,7 +73,8 @@ def judge(
   for label, temperature in settings.items():
     with run.bar(None, 'steps') as bar:
       attempts = play(player, params, world, tasks, key, temperature,
-                      types.REAL, f'{name}-{label}', c.env.rows, bar.update)
+                      types.REAL, f'{name}-{label}', c.env.rows, bar.update,
+                      domains.of(c).lots)
     episodes = [a.episode for a in attempts]
     trajectories.write_jsonl(
         run.workdir / 'episodes' / f'{name}-{label}.jsonl.gz', episodes)

@@ -121,9 +121,8 @@ def _curve(run, cast, families) -> list[dict]:
   transitions is in the ledger.
   """
   c = run.config
-  low = c.env.gate_seeds[0]
-  pages = [types.Task(f, low + i) for f in families
-           for i in range(_CURVE_PAGES)]
+  pages = [types.Task(f, s) for f in families
+           for s in domains.pages(c, f, 'gate')[:_CURVE_PAGES]]
   key = jax.random.fold_in(jax.random.key(c.seed), runs.AUDIT + 1)
   points = []
   named = {0: 'warmup'} | {

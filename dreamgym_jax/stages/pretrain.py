@@ -14,6 +14,7 @@ import numpy as np
 
 from dreamgym_jax import collect, config, corpus, sft, types
 from dreamgym_jax.data import augment, batches, trajectories
+from dreamgym_jax.envs import behaviours
 from dreamgym_jax.models import transformer
 from dreamgym_jax.stages import cast, domains, memory, teaching
 from dreamgym_jax.stages import run as runs
@@ -39,6 +40,12 @@ def collect_stage(run: runs.Run) -> None:
       trajectories.write_jsonl(
           path, teaching.annotate(run, trajectories.read_jsonl(raw)))
     episodes = run.offline()
+    if not any(map(corpus.is_usable, episodes)):
+      raise config.ConfigError(
+          f'{path}: no episode has a reasoning trace on every step, so nothing '
+          'teaches the experience model; a teacher writes them: '
+          '--config.teacher.base_url and --config.teacher.model, in a new '
+          'workdir')
     if c.collect.tfds:
       trajectories.build_tfds(
           {'train': episodes}, run.workdir / 'tfds', name=domain.dataset,
@@ -49,9 +56,12 @@ def collect_stage(run: runs.Run) -> None:
 def _played(run: runs.Run, domain: domains.Domain) -> list[types.Episode]:
   """Every behaviour on every training page."""
   c = run.config
-  low, high = c.env.train_seeds
+  if domain.advise is None:
+    raise config.ConfigError(
+        f'name={c.name!r} has no experts to play its pages: give recorded '
+        'episodes, --config.collect.trajectories=episodes.jsonl.gz')
   tasks = [types.Task(f, s) for f in c.env.families
-           for s in range(low, min(high, low + c.collect.pages))]
+           for s in domains.pages(c, f, 'train')[:c.collect.pages]]
   total = len(tasks) * len(c.collect.behaviours)
   with cast.Cast(run) as players, run.bar(None, 'steps') as bar:
     collected = collect.collect(
@@ -176,11 +186,13 @@ def warmup_stage(run: runs.Run) -> None:
 def demonstrations(
     episodes: Sequence[types.Episode], n: int
 ) -> list[types.Episode]:
-  """The first n successful expert episodes of each family."""
+  """The first n of each family won by an expert, or by who is unknown here."""
   taken: dict[str, list[types.Episode]] = {}
   for episode in episodes:
     demos = taken.setdefault(episode.task.family, [])
-    if episode.behaviour == 'expert' and episode.success and len(demos) < n:
+    is_experts = (episode.behaviour == behaviours.EXPERT
+                  or episode.behaviour not in behaviours.BEHAVIOURS)
+    if is_experts and episode.success and len(demos) < n:
       demos.append(episode)
   return [e for demos in taken.values() for e in demos]
 
