@@ -122,6 +122,9 @@ def defaults() -> D:
   c.sampler = D()
   c.sampler.capacity = 1024         # tokens of one stream, of either role
   c.sampler.buckets = 'fine'        # or 'coarse': fewer shapes to compile
+  # Tokens that M_exp drafts from its own stream for each that it draws: the
+  # same text by fewer, wider calls, for models whose weights are the cost.
+  c.sampler.drafted = 0
 
   c.batch = D()                     # packed batches of SFT
   c.batch.rows = 2                  # small batches learn to copy sooner
@@ -270,11 +273,10 @@ _CHOICES = {
     'experience.init': ('shipped', 'base'), 'warmup.init': ('shipped', 'base'),
 }
 _MAY_BE_ZERO = {'seed', 'house.max_places', 'house.max_objects',
-                'model.lora_rank', 'replay.k', 'rl.kl_coef', 'rl.entropy_coef',
-                'rl.step_weight', 'plan.fsdp', 'plan.tensor', 'plan.rows',
-                'plan.price',
-                'transfer.lr', 'real_grpo.transitions',
-                'rl.invalid_penalty', 'gate.remedies',
+                'model.lora_rank', 'sampler.drafted', 'replay.k', 'rl.kl_coef',
+                'rl.entropy_coef', 'rl.step_weight', 'plan.fsdp', 'plan.tensor',
+                'plan.rows', 'plan.price', 'transfer.lr',
+                'real_grpo.transitions', 'rl.invalid_penalty', 'gate.remedies',
                 'evaluate.temperature', 'dream.iterations', 'gate.gap',
                 'teacher.temperature', 'teacher.retries', 'teacher.attempts',
                 'teacher.prompt_price', 'teacher.completion_price'}

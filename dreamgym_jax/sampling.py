@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamgym_jax.models import decoding, transformer
+from dreamgym_jax.models import decoding, drafting, transformer
 from dreamgym_jax.types import Params
 
 _EXTEND_ROWS = 16           # rows extended together: enough for the matmuls
@@ -57,9 +57,14 @@ class Sampler:
       self, cfg: transformer.ModelConfig, n_rows: int, capacity: int, *,
       row_buckets: Sequence[int] = ROW_BUCKETS,
       token_buckets: Sequence[int] = TOKEN_BUCKETS,
-      column_buckets: Sequence[int] = COLUMN_BUCKETS,
+      column_buckets: Sequence[int] = COLUMN_BUCKETS, n_drafted: int = 0,
   ):
-    """Rows of up to `capacity` tokens; the ladders bound compilation."""
+    """Rows of up to `capacity` tokens; the ladders bound compilation.
+
+    With `n_drafted` > 0 that many tokens are drafted from the row's stream for
+    each that is drawn (models/drafting): the same text, by fewer and wider
+    calls of the model. `n_calls` counts them.
+    """
     self.cfg = cfg
     self.n_rows = n_rows
     self.capacity = capacity
@@ -68,6 +73,9 @@ class Sampler:
         token_buckets, min(capacity, max(token_buckets)))
     self._column_buckets = _ladder(column_buckets, capacity)
     self._extend_rows = min(_EXTEND_ROWS, n_rows)
+    self._n_drafted = n_drafted
+    self.n_calls = 0          # of the model, with drafts
+    self._tok_BxS = np.zeros((n_rows, capacity), np.int32)
     cache = transformer.empty_cache(cfg, n_rows, capacity)
     self._device = (cache.k_NxBxKxSxd, cache.v_NxBxKxSxd,
                     jnp.zeros((n_rows, cfg.D), cfg.dtype))
@@ -298,9 +306,10 @@ class Sampler:
         _bucket(self._token_buckets, max(len(t) for _, t in pairs)),
         _bucket(self._column_buckets, self._fill_B[rows].max()))
     tok_RxT, len_R = np.zeros((R, T), np.int32), np.zeros(R, np.int32)
-    for i, (_, tokens) in enumerate(pairs):
+    for i, (row, tokens) in enumerate(pairs):
       tok_RxT[i, :len(tokens)] = tokens
       len_R[i] = len(tokens)
+      self._note(row, tokens)
     *self._device, logp = decoding.extend(
         params, *self._device, self._fill_B.copy(), self._pad(rows, R),
         tok_RxT, len_R, cfg=self.cfg, columns=S, is_scored=is_scored)
@@ -321,6 +330,7 @@ class Sampler:
     self._device = decoding.copy(
         *self._device, self._pad(source, R), self._pad(target, R), columns=S)
     self._fill_B[target] = self._fill_B[source]
+    self._tok_BxS[target] = self._tok_BxS[source]
     self._is_ready_B[target] = True
 
   def _decode(
@@ -336,13 +346,34 @@ class Sampler:
     def pad(x):
       return np.pad(x, (0, R - n))
 
-    *self._device, out = decoding.decode(
-        params, *self._device, self._fill_B.copy(), self._pad(row_A, R),
-        pad(begun_A), pad(left_A), draw._replace(stream_R=pad(draw.stream_R)),
-        cfg=self.cfg, columns=S, is_filtered=is_filtered)
+    args = (params, *self._device, self._fill_B.copy(), self._pad(row_A, R),
+            pad(begun_A), pad(left_A),
+            draw._replace(stream_R=pad(draw.stream_R)))
+    how = dict(cfg=self.cfg, columns=S, is_filtered=is_filtered)
+    if self._n_drafted:
+      *self._device, out, calls = drafting.decode(
+          *args, self._past(row_A, R, S), n_drafted=self._n_drafted, **how)
+      self.n_calls += int(calls)
+    else:
+      *self._device, out = decoding.decode(*args, **how)
     out = [x[:n] for x in jax.device_get(out)]
+    for row, tokens, length in zip(row_A, out[0], out[-1], strict=True):
+      self._note(row, tokens[:length])
     self._fill_B[row_A] += out[-1]
     return out
+
+  def _note(self, row: int, tokens: Sequence[int]) -> None:
+    """Keeps what is appended to a row, for drafts to be looked up in."""
+    fill = self._fill_B[row]
+    self._tok_BxS[row, fill:fill + len(tokens)] = tokens
+
+  def _past(self, row_A: np.ndarray, R: int, S: int) -> np.ndarray:
+    """The rows' tokens [R, S], at the right end; -1 before them."""
+    past_RxS = np.full((R, S), -1, np.int32)
+    for i, row in enumerate(row_A):
+      fill = self._fill_B[row]
+      past_RxS[i, S - fill:] = self._tok_BxS[row, :fill]
+    return past_RxS
 
   def _pad(self, rows: Sequence[int], R: int) -> np.ndarray:
     """Row indices padded with one that does not exist."""

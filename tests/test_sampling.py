@@ -100,7 +100,7 @@ def choose(z_RxV, seed, stream_R, t_R):
   draw = decoding.Draw(jax.random.key_data(jax.random.key(seed)), stream_R,
                        jnp.float32(1), jnp.int32(37), jnp.float32(1), None,
                        jnp.zeros(z_RxV.shape[1], bool), None)
-  return decoding._choose(z_RxV, t_R, draw, False)[0]
+  return decoding.choose(z_RxV, t_R, draw, False)[0]
 
 
 def test_keys_streams_and_token_index_all_matter():

@@ -68,7 +68,9 @@ def _filtered(z_RxV: jax.Array, draw: Draw) -> jax.Array:
   return jnp.where(z_RxV >= least_R[:, None], z_RxV, -jnp.inf)
 
 
-def _choose(z_RxV, t_R, draw, is_filtered):
+def choose(
+    z_RxV: jax.Array, t_R: jax.Array, draw: Draw, is_filtered: bool
+) -> tuple[jax.Array, jax.Array]:
   """Draws each row's token t; gives it with all log-probs [R, V]."""
   logp_RxV = jax.nn.log_softmax(z_RxV, -1)
   z_RxV = jnp.where(draw.barred_V, -jnp.inf, z_RxV)
@@ -114,7 +116,7 @@ def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw, *,
 
   def body(s):
     z_RxV = transformer.head(params, s.x_RxD, cfg)
-    tok_R, logp_RxV = _choose(z_RxV, begun_R + s.t, draw, is_filtered)
+    tok_R, logp_RxV = choose(z_RxV, begun_R + s.t, draw, is_filtered)
     logp_R = jnp.take_along_axis(logp_RxV, tok_R[:, None], 1)[:, 0]
     watch = jnp.where(s.open_R[:, None], logp_RxV[:, draw.watch_W],
                       s.watch_RxW)

@@ -297,20 +297,23 @@ def append(
   """Run T tokens of each row as recent columns `at` to `at + T`.
 
   A token sees its own row only: the past up to its fill, and the recent
-  columns up to itself. Gives final normed states x_RxTxD.
+  columns up to itself. `at` is one number, or [R]: rows then stand at columns
+  of their own. Gives final normed states x_RxTxD.
   """
   R, T = tok_RxT.shape
   C, S = recent.k[0].shape[1], past.v[0].shape[2]
-  t_T, c_C = at + jnp.arange(T), jnp.arange(C)
-  rope = layers.rope_angles(past.fill_R[:, None] + t_T[None], cfg)
+  t_RxT = jnp.broadcast_to(at, (R,))[:, None] + jnp.arange(T)[None]
+  rope = layers.rope_angles(past.fill_R[:, None] + t_RxT, cfg)
   old = jnp.arange(S)[None] < past.fill_R[:, None]
   seen_RxTxX = jnp.concatenate([
       jnp.broadcast_to(old[:, None], (R, T, S)),
-      jnp.broadcast_to((c_C[None] <= t_T[:, None])[None], (R, T, C))], -1)
+      jnp.arange(C)[None, None] <= t_RxT[:, :, None]], -1)
 
   def put(columns, new):
     if T == C:
       return new
+    if jnp.ndim(at):
+      return columns.at[jnp.arange(R)[:, None], t_RxT].set(new)
     return jax.lax.dynamic_update_slice(columns, new, (0, at, 0, 0))
 
   x = params['embed'].astype(cfg.dtype)[tok_RxT]

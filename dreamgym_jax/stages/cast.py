@@ -57,14 +57,14 @@ class Cast:
     c = self.run.config
     return max(c.env.rows, c.rl.tasks * c.rl.group)
 
-  def _sampler(self) -> sampling.Sampler:
+  def _sampler(self, n_drafted: int = 0) -> sampling.Sampler:
     c = self.run.config.sampler
     return sampling.Sampler(self.model_config, self._rows, c.capacity,
-                            **sampling.LADDERS[c.buckets])
+                            n_drafted=n_drafted, **sampling.LADDERS[c.buckets])
 
   @functools.cached_property
   def _dream_sampler(self) -> sampling.Sampler:
-    return self._sampler()
+    return self._sampler(self.run.config.sampler.drafted)
 
   @functools.cached_property
   def offline(self) -> list[types.Episode]:
@@ -75,7 +75,8 @@ class Cast:
     return memory.open_replay(self.run, self.offline)
 
   def dream(
-      self, params: types.Params, store: replay.Replay, stream: int
+      self, params: types.Params, store: replay.Replay, stream: int,
+      sampler: sampling.Sampler | None = None,
   ) -> experience.DreamWorld:
     """The dream of the given M_exp, grounded by the given store."""
     c = self.run.config
@@ -84,7 +85,7 @@ class Cast:
         compares=c.experience.compares)
     key = jax.random.fold_in(jax.random.key(c.seed), 1000 + stream)
     return experience.DreamWorld(
-        params, self._dream_sampler, self.prompt,
+        params, sampler or self._dream_sampler, self.prompt,
         memory.make_retrieve(store, c.replay.k), settings, key)
 
   def proposer(self, params: types.Params) -> tasks.Propose:
