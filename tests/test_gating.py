@@ -9,7 +9,7 @@ import pytest
 from dreamgym_jax import config, rollouts, types
 from dreamgym_jax.data import trajectories
 from dreamgym_jax.envs import miniwob_tasks
-from dreamgym_jax.stages import gating
+from dreamgym_jax.stages import gating, learn
 from dreamgym_jax.text import states
 
 PAGE = '[1] textbox: =\n[2] button: Submit'
@@ -175,7 +175,7 @@ def test_crashed_episodes_are_left_out_of_both_sides(tmp_path, monkeypatch):
   monkeypatch.setattr(gating.judge, 'play', play)
   dream = Oracle(lived)
   player = builtin_types.SimpleNamespace(rows=2)
-  table, pairs, n_real = gating.measure(
+  table, pairs, n_real, twins = gating.measure(
       run, 'gate0', player, {}, dream, 'browser')
   row = table.rows[FAMILY]
   assert row.real_success == (2, 3) and row.dream_success == (3, 3)
@@ -187,6 +187,34 @@ def test_crashed_episodes_are_left_out_of_both_sides(tmp_path, monkeypatch):
   (real, _, *luck), (dreamed, tasks, *same) = asked
   assert (real, dreamed) == ('browser', dream) and luck == same
   assert tasks == [e.task for e in lived]
+  # Whole dreamed episodes, for the replay of one that is refused.
+  assert [e.episode_id for e in twins] == ['e0', 'e2', 'e3']
+
+
+def test_a_refused_dream_is_replayed_in_the_real_world():
+  """The dream lets three win; the real last step says no to one of them."""
+  dreamed = [episode(0, 1), episode(1, 2), episode(2, 2)]
+  real = Oracle([episode(0, 1), episode(1, 2), episode(2, 2, win=False)])
+  real.state = {}
+
+  class Real:
+
+    def reset(self, tasks):
+      real.follow(range(len(tasks)), [PAGE] * len(tasks))
+      return real.reset(tasks)
+
+    def step(self, rows, actions):
+      real.follow(rows, [self.now.get(r, PAGE) for r in rows])
+      seen = real.step(rows, actions)
+      self.now |= {r: o.state for r, o in zip(rows, seen, strict=True)}
+      return seen
+
+  world = Real()
+  world.now = {}
+  cast = builtin_types.SimpleNamespace(real=world)
+  run = builtin_types.SimpleNamespace(config=config.defaults())
+  said = learn._replayed(run, cast, dreamed)
+  assert 'episodes 2/3, steps 3/5, outcomes 2/3, wins kept 2/3' in said
 
 
 def test_own_steps_come_from_pages_nobody_has_seen(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ that still fail are not dreamed; if none passes, RL refuses with the table.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 
@@ -71,11 +72,20 @@ def gate_tasks(run: runs.Run) -> list[types.Task]:
           for s in domains.pages(c, f, 'gate')[:c.gate.pages]]
 
 
+class Measured(NamedTuple):
+  """What measuring a dream gave, and took."""
+
+  table: gate.GateTable
+  pairs: list[gate.StepPair]
+  n_real: int                      # transitions taken
+  twins: list[types.Episode]       # dreamed, of the same pages and luck
+
+
 def measure(
     run: runs.Run, label: str, player: judge.Player, policy: types.Params,
     dream: experience.DreamWorld, real: types.World,
-) -> tuple[gate.GateTable, list[gate.StepPair], int]:
-  """The gate's table, its pairs, and the real transitions it took.
+) -> Measured:
+  """Plays the policy in both worlds, and M_exp along the real episodes.
 
   The policy has the same luck in both worlds (one key), so that the dream gap
   is the dream's doing alone.
@@ -103,7 +113,7 @@ def measure(
   twins = [d.episode for d, a in zip(dreamed, lived, strict=True)
            if not a.episode.error]
   table = gate.measure(pairs, _successes(twins), _successes(episodes))
-  return table, pairs, n_real
+  return Measured(table, pairs, n_real, twins)
 
 
 def _successes(

@@ -37,7 +37,7 @@ def audit_stage(run: runs.Run, cast: casts.Cast) -> None:
     policy = run.params('dream', cast.model_config)
     store = cast.open_replay()
     dream = cast.dream(model, store, runs.AUDIT)
-    table, pairs, _ = gating.measure(
+    table, pairs, *_ = gating.measure(
         run, 'audit', cast.player, policy, dream, cast.real)
     result['gate'] = gating.summary(run, table, 'after the dream')
     run.say(gate.render(table, gate.decide(table, gating.thresholds(run))))

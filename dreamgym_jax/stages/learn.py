@@ -6,11 +6,18 @@ from typing import NamedTuple
 import numpy as np
 
 from dreamgym_jax import checkpoint, corpus, experience, replay, sft, types
-from dreamgym_jax.audit import gate
+from dreamgym_jax.audit import fidelity, gate
 from dreamgym_jax.data import batches
 from dreamgym_jax.models import encoder
+from dreamgym_jax.stages import (
+  audit,
+  gating,
+  memory,
+  pretrain,
+  reinforce,
+  tasks,
+)
 from dreamgym_jax.stages import cast as casts
-from dreamgym_jax.stages import gating, memory, pretrain, reinforce, tasks
 from dreamgym_jax.stages import run as runs
 
 _OFFLINE_SHARE = 4        # offline episodes for each of the policy's own
@@ -21,8 +28,12 @@ class _Round(NamedTuple):
   """An experience model and what the gate says of it."""
 
   model: types.Params
-  table: gate.GateTable
+  measured: gating.Measured
   verdicts: dict[str, gate.Verdict]
+
+  @property
+  def table(self) -> gate.GateTable:
+    return self.measured.table
 
   @property
   def passed(self) -> tuple[str, ...]:
@@ -44,12 +55,13 @@ def gate_stage(run: runs.Run, cast: casts.Cast) -> None:
     tried: list[_Round] = []
     n_gate = n_remedy = 0
     for round_ in range(c.gate.remedies + 1):
-      table, _, n = gating.measure(
+      measured = gating.measure(
           run, f'gate{round_}', cast.player, policy,
           cast.dream(model, store, runs.GATE), cast.real)
-      n_gate += n
-      tried.append(_Round(model, table, gate.decide(table, limits)))
-      run.say(gate.render(table, tried[-1].verdicts))
+      n_gate += measured.n_real
+      tried.append(_Round(
+          model, measured, gate.decide(measured.table, limits)))
+      run.say(gate.render(tried[-1].table, tried[-1].verdicts))
       failed = [f for f in c.env.families if f not in tried[-1].passed]
       if not failed or round_ == c.gate.remedies:
         break
@@ -66,6 +78,7 @@ def gate_stage(run: runs.Run, cast: casts.Cast) -> None:
         kept=kept, passed=list(best.passed), real_gate=n_gate + n_remedy,
         remedy_transitions=n_remedy, enforced=c.gate.enforce)
     if not best.passed and c.gate.enforce:
+      run.say(_replayed(run, cast, best.measured.twins))
       raise gate.GateRefused(best.table, best.verdicts)
     if kept:    # only now: a killed stage measures the same again
       run.save_params('experience', best.model, cast.model_config,
@@ -74,6 +87,20 @@ def gate_stage(run: runs.Run, cast: casts.Cast) -> None:
       run.say('   the gate refuses every family; gate.enforce=False goes on')
       result['passed'] = list(c.env.families)
     run.say(f'   round {kept} is kept; dreamed: {", ".join(result["passed"])}')
+
+
+def _replayed(
+    run: runs.Run, cast: casts.Cast, dreamed: list[types.Episode]
+) -> str:
+  """How a refused dream goes on in the real world, in words."""
+  whole = [e for e in dreamed if not e.is_malformed]
+  lived = audit.replay_in(cast.real, whole, run.config.env.rows)
+  found = fidelity.consistency(list(zip(whole, lived, strict=True)))
+  rates = {name: f'{rate.hits}/{rate.n}' for name, rate in (
+      ('episodes', found.equal_episodes), ('steps', found.equal_steps),
+      ('outcomes', found.equal_success), ('wins kept', found.wins_kept))}
+  return ('   dreamed episodes replayed in the real world, alike: '
+          + ', '.join(f'{name} {rate}' for name, rate in rates.items()))
 
 
 def _remedy(
