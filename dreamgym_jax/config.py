@@ -212,6 +212,9 @@ def defaults() -> D:
 
   c.dream = D()
   c.dream.iterations = 40
+  # Who dreams: M_exp; 'verified': its pages, judged by the environment's rules;
+  # 'prompted': the model that teacher.* names, untrained.
+  c.dream.world = 'model'
 
   c.transfer = D()                  # DreamGym-S2R
   c.transfer.transitions = 2_000    # real budget
@@ -269,6 +272,7 @@ _CHOICES = {
     'transfer.optimizer': ('fresh', 'kept'),
     'transfer.reference': ('dream', 'warmup'),
     'rl.advantage': ('std', 'mean'), 'rl.level': ('turn', 'token'),
+    'dream.world': ('model', 'verified', 'prompted'),
     'rl.aggregate': ('token', 'sequence', 'constant'),
     'experience.init': ('shipped', 'base'), 'warmup.init': ('shipped', 'base'),
 }
@@ -315,6 +319,9 @@ def validate(config: D) -> None:
                       'model.lora_rank=0')
   if flat['experience.task_share'] == 1:
     raise ConfigError('experience.task_share=1: leaves nothing for Eq. 5')
+  if flat['dream.world'] == 'prompted' and not flat['teacher.base_url']:
+    raise ConfigError("dream.world='prompted': who is asked? Set "
+                      'teacher.base_url and teacher.model')
   both = set(flat['env.families']) & set(flat['env.held_out_families'])
   if both:
     raise ConfigError(f'env.held_out_families: {sorted(both)} are also '

@@ -101,6 +101,15 @@ class World(Protocol):
     """Free browsers, processes and caches."""
 
 
+class Dream(World, Protocol):
+  """A dreamed world: its rows can be put on given states."""
+
+  counts: dict[str, int]    # what went wrong or was put right, by name
+
+  def follow(self, rows: Sequence[int], states: Sequence[str]) -> None:
+    """Put rows on given states, e.g. the real ones, before the next step."""
+
+
 @struct.dataclass
 class TrainState:
   """What training changes; a checkpoint of it resumes exactly."""

@@ -6,9 +6,16 @@ from collections.abc import Sequence
 
 import jax
 
-from dreamgym_jax import experience, replay, sampling, types
+from dreamgym_jax import (
+    experience,
+    prompted,
+    replay,
+    sampling,
+    types,
+    verified,
+)
 from dreamgym_jax.envs import pool
-from dreamgym_jax.stages import domains, judge, memory, tasks
+from dreamgym_jax.stages import domains, judge, memory, tasks, teaching
 from dreamgym_jax.stages import run as runs
 
 
@@ -77,16 +84,31 @@ class Cast:
   def dream(
       self, params: types.Params, store: replay.Replay, stream: int,
       sampler: sampling.Sampler | None = None,
-  ) -> experience.DreamWorld:
-    """The dream of the given M_exp, grounded by the given store."""
+  ) -> types.Dream:
+    """The world that `dream.world` names, grounded by the given store."""
+    c = self.run.config
+    key = jax.random.fold_in(jax.random.key(c.seed), 1000 + stream)
+    return _DREAMS[c.dream.world](
+        self, params, memory.make_retrieve(store, c.replay.k), key,
+        sampler or self._dream_sampler)
+
+  def _by_model(self, params, retrieve, key, sampler) -> types.Dream:
     c = self.run.config
     settings = experience.Settings(
         c.env.max_steps, c.experience.max_new, c.experience.use_reasoning,
         compares=c.experience.compares)
-    key = jax.random.fold_in(jax.random.key(c.seed), 1000 + stream)
     return experience.DreamWorld(
-        params, sampler or self._dream_sampler, self.prompt,
-        memory.make_retrieve(store, c.replay.k), settings, key)
+        params, sampler, self.prompt, retrieve, settings, key)
+
+  def _by_model_and_rules(self, *args) -> types.Dream:
+    return verified.VerifiedWorld(
+        self._by_model(*args), domains.of(self.run.config).annotate)
+
+  def _by_endpoint(self, params, retrieve, *_) -> types.Dream:
+    asked = teaching.ask(self.run)
+    self._exit.callback(asked.close)
+    return prompted.PromptedWorld(
+        asked, retrieve, prompted.Settings(self.run.config.env.max_steps))
 
   def proposer(self, params: types.Params) -> tasks.Propose:
     """M_task: the same parameters as M_exp."""
@@ -100,3 +122,7 @@ class Cast:
           c.temperature, c.max_new)
 
     return propose
+
+
+_DREAMS = {'model': Cast._by_model, 'verified': Cast._by_model_and_rules,
+           'prompted': Cast._by_endpoint}

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import jax
 
-from dreamgym_jax import collect, experience, types
+from dreamgym_jax import collect, types
 from dreamgym_jax.audit import gate
 from dreamgym_jax.data import trajectories
 from dreamgym_jax.stages import domains, judge, teaching
@@ -20,7 +20,7 @@ from dreamgym_jax.stages import run as runs
 
 
 def predict(
-    dream: experience.DreamWorld, episodes: Sequence[types.Episode],
+    dream: types.Dream, episodes: Sequence[types.Episode],
     rows: int, is_determined: Callable[[types.Episode, int], bool],
 ) -> list[gate.StepPair]:
   """M_exp's one-step predictions along real episodes.
@@ -83,7 +83,7 @@ class Measured(NamedTuple):
 
 def measure(
     run: runs.Run, label: str, player: judge.Player, policy: types.Params,
-    dream: experience.DreamWorld, real: types.World,
+    dream: types.Dream, real: types.World,
 ) -> Measured:
   """Plays the policy in both worlds, and M_exp along the real episodes.
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dreamgym_jax import checkpoint, corpus, experience, replay, sft, types
+from dreamgym_jax import checkpoint, corpus, replay, sft, types
 from dreamgym_jax.audit import fidelity, gate
 from dreamgym_jax.data import batches
 from dreamgym_jax.models import encoder
@@ -157,13 +157,12 @@ def dream_stage(run: runs.Run, cast: casts.Cast) -> None:
     result.update(
         dreamed=progress.transitions, iterations=progress.iteration,
         seconds_learning=progress.seconds, families=list(allowed),
-        malformed_answers=dream.counts['malformed'],
-        corrected_answers=dream.counts['corrected'], replay=store.counts(),
+        answers=dict(dream.counts), replay=store.counts(),
         proposals=progress.book.log)
 
 
 def _reload(
-    run: runs.Run, store: replay.Replay, dream: experience.DreamWorld,
+    run: runs.Run, store: replay.Replay, dream: types.Dream,
     host: dict,
 ) -> None:
   """The replay's texts from a checkpoint; their embeddings follow."""

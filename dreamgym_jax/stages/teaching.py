@@ -5,6 +5,15 @@ from dreamgym_jax.data import endpoint, teacher
 from dreamgym_jax.stages import run as runs
 
 
+def ask(run: runs.Run) -> endpoint.Endpoint:
+  """The endpoint that the config names; answers are kept in the workdir."""
+  t = run.config.teacher
+  return endpoint.Endpoint(endpoint.Settings(
+      t.base_url, t.model, t.key_env, t.temperature, t.max_tokens, t.limit,
+      t.json_mode, t.timeout, t.retries, t.workers, t.prompt_price,
+      t.completion_price), run.workdir / runs.TEACHER)
+
+
 def annotate(
     run: runs.Run, episodes: list[types.Episode]
 ) -> list[types.Episode]:
@@ -16,10 +25,7 @@ def annotate(
   t = run.config.teacher
   if not t.base_url:
     return episodes
-  asked = endpoint.Endpoint(endpoint.Settings(
-      t.base_url, t.model, t.key_env, t.temperature, t.max_tokens, t.limit,
-      t.json_mode, t.timeout, t.retries, t.workers, t.prompt_price,
-      t.completion_price), run.workdir / runs.TEACHER)
+  asked = ask(run)
   try:
     with run.bar(len(episodes), 'episodes') as bar:
       done = teacher.annotate_all(

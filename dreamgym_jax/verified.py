@@ -1,0 +1,65 @@
+"""A dream whose verdicts a program passes: the hybrid world.
+
+The pages are dreamed; whether an episode that the dream ends was won is read
+from the last page, goal and action by the environment's own rules, the same
+that write R* of a true transition. Where these cannot tell (they are silent, or
+explain both ends), the dream's own verdict stays. A reward as the paper's M_exp
+gives it this is not: say so beside a figure.
+"""
+
+from collections.abc import Callable, Sequence
+
+from dreamgym_jax import types
+from dreamgym_jax.text import states
+
+
+class VerifiedWorld:
+  """`types.Dream` that passes on the pages of another and judges their ends."""
+
+  def __init__(
+      self, dream: types.Dream,
+      annotate: Callable[[types.Task, types.Transition], str],
+  ):
+    """`annotate` gives R* of a true transition, '' of one that cannot be."""
+    self._dream, self._annotate = dream, annotate
+    self.counts = dream.counts
+    self.counts.setdefault('overruled', 0)
+    self._tasks: list[types.Task] = []
+    self._now: dict[int, str] = {}
+
+  def reset(self, tasks: Sequence[types.Task]) -> list[types.Task]:
+    self._tasks = self._dream.reset(tasks)
+    self._now = {i: t.initial_state for i, t in enumerate(self._tasks)}
+    return self._tasks
+
+  def follow(self, rows: Sequence[int], states_: Sequence[str]) -> None:
+    self._dream.follow(rows, states_)
+    self._now.update(zip(rows, states_, strict=True))
+
+  def step(
+      self, rows: Sequence[int], actions: Sequence[str]
+  ) -> list[types.Observation]:
+    seen = [
+        self._judged(r, action, o) for r, action, o in zip(
+            rows, actions, self._dream.step(rows, actions), strict=True)]
+    self._now.update((r, o.state) for r, o in zip(rows, seen, strict=True))
+    return seen
+
+  def close(self) -> None:
+    self._dream.close()
+
+  def _judged(
+      self, row: int, action: str, dreamed: types.Observation
+  ) -> types.Observation:
+    if dreamed.state != states.OVER:    # goes on, or ran out of steps
+      return dreamed
+    why = {
+        reward: self._annotate(self._tasks[row], types.Transition(
+            self._now[row], action, states.OVER, reward, True))
+        for reward in (1.0, 0.0)}
+    if bool(why[1.0]) == bool(why[0.0]):
+      return dreamed
+    reward = 1.0 if why[1.0] else 0.0
+    self.counts['overruled'] += reward != dreamed.reward
+    return dreamed._replace(
+        reward=reward, reasoning=why[reward], success_prob=reward)
