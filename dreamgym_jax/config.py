@@ -216,6 +216,12 @@ def defaults() -> D:
   # 'prompted': the model that teacher.* names, untrained.
   c.dream.world = 'model'
 
+  # What each RL training may use: it ends with the iteration that passes one.
+  c.budget = D()                    # 0 = no limit
+  c.budget.tokens = 0               # read, written and trained, of all roles
+  c.budget.flops = 0.0              # of both models, by arithmetic
+  c.budget.seconds = 0.0            # of learning, compiling left out
+
   c.transfer = D()                  # DreamGym-S2R
   c.transfer.transitions = 2_000    # real budget
   c.transfer.lr = 0.0               # 0 = rl.lr
@@ -277,7 +283,8 @@ _CHOICES = {
     'experience.init': ('shipped', 'base'), 'warmup.init': ('shipped', 'base'),
 }
 _MAY_BE_ZERO = {'seed', 'house.max_places', 'house.max_objects',
-                'model.lora_rank', 'sampler.drafted', 'replay.k', 'rl.kl_coef',
+                'model.lora_rank', 'sampler.drafted', 'budget.tokens',
+                'budget.flops', 'budget.seconds', 'replay.k', 'rl.kl_coef',
                 'rl.entropy_coef', 'rl.step_weight', 'plan.fsdp', 'plan.tensor',
                 'plan.rows', 'plan.price', 'transfer.lr',
                 'real_grpo.transitions', 'rl.invalid_penalty', 'gate.remedies',

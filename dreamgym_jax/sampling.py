@@ -75,6 +75,7 @@ class Sampler:
     self._extend_rows = min(_EXTEND_ROWS, n_rows)
     self._n_drafted = n_drafted
     self.n_calls = 0          # of the model, with drafts
+    self.n_read = self.n_written = 0    # tokens, of all rows so far
     self._tok_BxS = np.zeros((n_rows, capacity), np.int32)
     cache = transformer.empty_cache(cfg, n_rows, capacity)
     self._device = (cache.k_NxBxKxSxd, cache.v_NxBxKxSxd,
@@ -314,6 +315,7 @@ class Sampler:
         params, *self._device, self._fill_B.copy(), self._pad(rows, R),
         tok_RxT, len_R, cfg=self.cfg, columns=S, is_scored=is_scored)
     self._fill_B[rows] += len_R[:len(rows)]
+    self.n_read += int(len_R.sum())
     self._is_ready_B[rows] = True
     return logp
 
@@ -360,6 +362,7 @@ class Sampler:
     for row, tokens, length in zip(row_A, out[0], out[-1], strict=True):
       self._note(row, tokens[:length])
     self._fill_B[row_A] += out[-1]
+    self.n_written += int(out[-1].sum())
     return out
 
   def _note(self, row: int, tokens: Sequence[int]) -> None:

@@ -8,7 +8,7 @@ from dreamgym_jax import config, sampling, types
 from dreamgym_jax.envs import budget
 from dreamgym_jax.models import transformer
 from dreamgym_jax.report import writer
-from dreamgym_jax.stages import algorithms, judge, reinforce, tasks
+from dreamgym_jax.stages import algorithms, judge, reinforce, spending, tasks
 from dreamgym_jax.stages import run as runs
 from dreamgym_jax.text import prompts
 from dreamgym_jax.text import tokenizer as tokenizers
@@ -54,8 +54,9 @@ def player():
   return judge.Player(sampler, prompts.Prompts(tok), 4, 4)
 
 
-def train(player, workdir, algorithm, iterations=99, **settings):
+def train(player, workdir, algorithm, iterations=99, limits=(), **settings):
   c = config.defaults()
+  c.budget.update(dict(limits))
   c.rl.algorithm = algorithm
   c.rl.tasks, c.rl.group, c.rl.updates, c.rl.max_new = 2, 2, 1, 4
   c.rl.lr = 1e-2
@@ -103,6 +104,32 @@ def test_a_real_budget_is_kept_to_the_step(player, tmp_path):
   assert (progress.transitions, progress.iteration) == (14, 2)
   again, _ = train(player, tmp_path, 'grpo', budget=14)
   assert (again.transitions, again.iteration) == (14, 2)
+
+
+def test_tokens_and_operations_are_counted_through_a_stop(player, tmp_path):
+  straight, _ = train(player, tmp_path / 'a', 'grpo', 3)
+  train(player, tmp_path / 'b', 'grpo', 1)
+  resumed, _ = train(player, tmp_path / 'b', 'grpo', 3)
+  spent = straight.spent
+  for name in spent.keys() - {'seconds'}:
+    assert spent[name] == resumed.spent[name], name
+  # Every token of a stream is read or written once, the last one perhaps not
+  # run; all are trained on.
+  rows = writer.read_metrics(tmp_path / 'a')
+  written = 4 * sum(n for _, n in writer.series(rows, 'reply_tokens', 'dream'))
+  assert spent['policy/written'] == pytest.approx(written)
+  assert spent['policy/trained'] >= spent['policy/written']
+  # 96 weights a token in matrices of 16 x 8: see roofline.
+  assert spent['flops'] > 6 * 16 * 8 * spent['policy/trained']
+
+
+@pytest.mark.parametrize('limit', ['tokens', 'flops', 'seconds'])
+def test_a_budget_ends_a_training(player, tmp_path, limit):
+  two, _ = train(player, tmp_path / 'a', 'grpo', 2)
+  used = {'tokens': spending.tokens(two.spent), **two.spent}[limit]
+  allowed = 1e-9 if limit == 'seconds' else type(used)(.9 * used)
+  stopped, _ = train(player, tmp_path / 'b', 'grpo', limits={limit: allowed})
+  assert stopped.iteration == (1 if limit == 'seconds' else 2)
 
 
 def test_what_the_budget_refuses_is_an_error_on_its_row():

@@ -174,6 +174,17 @@ def test_result_table_says_everything_in_equal_columns():
   assert 'no real episodes' in table.result_table([])
 
 
+def test_spent_table_has_a_row_for_each_training():
+  head, dream, real = table.spent_table({
+      'dream': {'policy/read': 1200, 'experience/read': 30, 'flops': 2.5e12,
+                'seconds': 61.},
+      'real_grpo': {'policy/read': 7, 'flops': 0., 'seconds': 3.}}).split('\n')
+  assert head.split() == ['tokens', 'experience', 'read', 'policy', 'read',
+                          'TFLOP', 's']
+  assert dream.split() == ['dream', '30', '1,200', '2.50', '61']
+  assert real.split() == ['real_grpo', '0', '7', '0.00', '3']
+
+
 def test_ledger_table_sums_the_real_ones():
   last = table.ledger_table(LEDGER).split('\n')[-1]
   assert last.split() == ['all', 'real', '55,804']

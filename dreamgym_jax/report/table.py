@@ -63,6 +63,20 @@ def result_table(results: Sequence[Result]) -> str:
   return '\n'.join(out) if out else 'no real episodes were evaluated'
 
 
+def spent_table(spent: Mapping[str, Mapping[str, float]]) -> str:
+  """What the trainings used, a row each.
+
+  Args:
+    spent: stage -> tokens by 'role/what', 'flops' and 'seconds'.
+  """
+  names = sorted({n for used in spent.values() for n in used if '/' in n})
+  grid = [('tokens', *(n.replace('/', ' ') for n in names), 'TFLOP', 's')]
+  grid += [(stage, *(f'{used.get(n, 0):,}' for n in names),
+            f'{used["flops"] / 1e12:,.2f}', f'{used["seconds"]:,.0f}')
+           for stage, used in spent.items()]
+  return '\n'.join(aligned(grid, range(1, len(grid[0]))))
+
+
 def ledger_table(ledger: Mapping[str, int]) -> str:
   """Transitions by kind, and the sum of the real ones."""
   real = sum(n for kind, n in ledger.items() if kind != 'dreamed')

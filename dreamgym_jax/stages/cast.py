@@ -70,7 +70,7 @@ class Cast:
                             n_drafted=n_drafted, **sampling.LADDERS[c.buckets])
 
   @functools.cached_property
-  def _dream_sampler(self) -> sampling.Sampler:
+  def dream_sampler(self) -> sampling.Sampler:
     return self._sampler(self.run.config.sampler.drafted)
 
   @functools.cached_property
@@ -90,7 +90,7 @@ class Cast:
     key = jax.random.fold_in(jax.random.key(c.seed), 1000 + stream)
     return _DREAMS[c.dream.world](
         self, params, memory.make_retrieve(store, c.replay.k), key,
-        sampler or self._dream_sampler)
+        sampler or self.dream_sampler)
 
   def _by_model(self, params, retrieve, key, sampler) -> types.Dream:
     c = self.run.config
@@ -118,7 +118,7 @@ class Cast:
         groups: Sequence[Sequence[types.Task]], key: jax.Array
     ) -> list[experience.Proposal]:
       return experience.propose_tasks(
-          params, self._dream_sampler, self.prompt, groups, key,
+          params, self.dream_sampler, self.prompt, groups, key,
           c.temperature, c.max_new)
 
     return propose

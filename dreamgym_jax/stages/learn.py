@@ -15,6 +15,7 @@ from dreamgym_jax.stages import (
   memory,
   pretrain,
   reinforce,
+  spending,
   tasks,
 )
 from dreamgym_jax.stages import cast as casts
@@ -147,7 +148,7 @@ def dream_stage(run: runs.Run, cast: casts.Cast) -> None:
         reinforce.Settings('dream', types.DREAMED, allowed,
                            c.curriculum.max_synthetic, runs.DREAM),
         until=lambda p: p.iteration >= c.dream.iterations,
-        propose=cast.proposer(model),
+        propose=cast.proposer(model), dreamer=cast.dream_sampler,
         on_attempts=lambda a: store.add(reinforce.admitted(a)),
         host_state=lambda: store.state_dict()['host'] | {
             'dream': dream.counts},
@@ -156,7 +157,8 @@ def dream_stage(run: runs.Run, cast: casts.Cast) -> None:
     run.save_params('dream', progress.state.params, cast.model_config)
     result.update(
         dreamed=progress.transitions, iterations=progress.iteration,
-        seconds_learning=progress.seconds, families=list(allowed),
+        seconds_learning=progress.seconds, spent=progress.spent,
+        families=list(allowed),
         answers=dict(dream.counts), replay=store.counts(),
         proposals=progress.book.log)
 
@@ -189,7 +191,7 @@ def transfer_stage(run: runs.Run, cast: casts.Cast) -> None:
         run.params(c.transfer.reference, cast.model_config))
     run.save_params('transfer', progress.state.params, cast.model_config)
     result.update(real_online=progress.transitions,
-                  iterations=progress.iteration,
+                  iterations=progress.iteration, spent=progress.spent,
                   seconds_learning=progress.seconds)
 
 
@@ -206,7 +208,8 @@ def real_grpo_stage(run: runs.Run, cast: casts.Cast) -> None:
       marks.update(checkpoint.read_json(saved))
 
     def mark(progress: reinforce.Progress) -> None:
-      is_spent = progress.transitions >= limit
+      is_spent = progress.transitions >= limit or spending.is_over(
+          progress.spent, run.config)
       reached = {'real_updates': is_spent or progress.iteration >= n,
                  'real_clock': is_spent or progress.seconds >= seconds
                  or progress.iteration >= most}
@@ -221,9 +224,11 @@ def real_grpo_stage(run: runs.Run, cast: casts.Cast) -> None:
     start = run.params('warmup', cast.model_config)
     settings = _on_real(run, 'real_grpo', runs.REAL)._replace(
         budget=run.config.real_grpo.transitions)
-    _real(run, cast, settings, start, start,
-          until=lambda p: (len(marks) == 2 or p.iteration >= most),
-          at_marks=mark)
+    progress = _real(
+        run, cast, settings, start, start,
+        until=lambda p: (len(marks) == 2 or p.iteration >= most),
+        at_marks=mark)
+    result['spent'] = progress.spent
 
 
 def _on_real(run: runs.Run, name: str, stream: int) -> reinforce.Settings:

@@ -13,10 +13,10 @@ import jax
 import ml_collections
 import numpy as np
 
-from dreamgym_jax import checkpoint, cost, rollouts, types
+from dreamgym_jax import checkpoint, cost, rollouts, sampling, types
 from dreamgym_jax.envs import budget
 from dreamgym_jax.models import lora
-from dreamgym_jax.stages import algorithms, judge, tasks
+from dreamgym_jax.stages import algorithms, judge, spending, tasks
 from dreamgym_jax.stages import run as runs
 
 _MAX_SKIPPED = 5
@@ -47,7 +47,12 @@ class Progress(NamedTuple):
   book: tasks.Book
   iteration: int = 0
   transitions: int = 0
-  seconds: float = 0.0       # of learning, without compiling
+  spent: spending.Spent = {}    # tokens by role, operations, seconds
+
+  @property
+  def seconds(self) -> float:
+    """Of learning, without compiling."""
+    return self.spent.get(spending.SECONDS, 0.0)
 
 
 # Called after each iteration with its attempts, e.g. to enrich the replay.
@@ -61,12 +66,13 @@ def train(
     reference: types.Params, world: types.World, book: tasks.Book,
     settings: Settings, until: Until = lambda progress: False,
     propose: tasks.Propose | None = None,
+    dreamer: sampling.Sampler | None = None,
     on_attempts: OnAttempts = lambda attempts: None,
     host_state: Callable[[], dict] = dict,
     load_host_state: Callable[[dict], None] = lambda host: None,
     at_marks: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
-  """RL until `until` says so or the budget is spent; a killed one goes on.
+  """RL until `until` says so or a budget is spent; a killed one goes on.
 
   Args:
     run: config, metrics, workdir.
@@ -78,6 +84,7 @@ def train(
     settings: see there.
     until: stops the training.
     propose: M_task, or None for real tasks alone.
+    dreamer: the sampler of M_exp and M_task, whose tokens are counted too.
     on_attempts: sees every iteration's attempts.
     host_state, load_host_state: what else the checkpoint keeps (the replay).
     at_marks: called at the start and after every iteration, e.g. to keep the
@@ -99,27 +106,32 @@ def train(
     progress = Progress(
         restored.arrays['state'],
         tasks.from_host(book, restored.arrays['pool'], host['book']),
-        restored.step, host['transitions'], host['seconds'])
+        restored.step, host['transitions'], host['spent'])
     load_host_state(host['more'])
     run.say(f'   goes on after iteration {restored.step}')
   if settings.budget:
     world = budget.Budgeted(world, settings.budget, progress.transitions)
 
   def is_over(progress: Progress) -> bool:
-    return until(progress) or 0 < settings.budget <= progress.transitions
+    return (until(progress) or 0 < settings.budget <= progress.transitions
+            or spending.is_over(progress.spent, run.config))
 
-  skipped = 0
+  samplers = {spending.POLICY: player.sampler}
+  if dreamer:
+    samplers[spending.EXPERIENCE] = dreamer
+  meter, skipped = spending.Meter(samplers), 0
   compiling = cost.CompileClock()
   at_marks(progress)
   with run.bar(None, 'steps') as bar:
     while not is_over(progress):
       start, compiled = time.monotonic(), compiling.seconds
-      progress, metrics = _iterate(
+      progress, metrics, attempts = _iterate(
           run, player, frozen, reference, world, settings, algorithm, progress,
           propose, on_attempts, bar.update)
       # Compiling is paid once per machine; learning is compared warm.
       seconds = time.monotonic() - start - (compiling.seconds - compiled)
-      progress = progress._replace(seconds=progress.seconds + seconds)
+      progress = progress._replace(spent=spending.add(
+          progress.spent, meter.read(), attempts, seconds, player.sampler.cfg))
       metrics['seconds'] = progress.seconds
       metrics['transitions'] = progress.transitions
       run.metrics.write(settings.name, progress.iteration, metrics)
@@ -161,13 +173,13 @@ def _save(saver, progress: Progress, more: dict) -> None:
       progress.iteration,
       {'state': progress.state, 'pool': progress.book.pool},
       {'book': tasks.to_host(progress.book), 'more': more,
-       'transitions': progress.transitions, 'seconds': progress.seconds})
+       'transitions': progress.transitions, 'spent': progress.spent})
 
 
 def _iterate(
     run, player, frozen, reference, world, settings, algorithm, progress,
     propose, on_attempts, on_step,
-) -> tuple[Progress, dict[str, float]]:
+) -> tuple[Progress, dict[str, float], list[rollouts.Attempt]]:
   c = run.config
   key = jax.random.fold_in(jax.random.fold_in(
       jax.random.key(c.seed), settings.stream), progress.iteration)
@@ -203,7 +215,7 @@ def _iterate(
   }
   return progress._replace(
       state=state, book=book, iteration=progress.iteration + 1,
-      transitions=progress.transitions + n_steps), metrics
+      transitions=progress.transitions + n_steps), metrics, attempts
 
 
 def admitted(

@@ -89,6 +89,10 @@ def report_stage(run: runs.Run) -> None:
   html.write_report(run.workdir / 'report.html', data)
   run.say('\n' + table.result_table(results))
   run.say('\n' + table.ledger_table(short))
+  spent = {s: used for s in ('dream', 'transfer', 'real_grpo')
+           if (used := _result(run, s).get('spent'))}
+  if spent:
+    run.say('\n' + table.spent_table(spent))
   if counts['teacher/calls']:
     run.say(f"   teacher: {counts['teacher/calls']:,} answers, "
             f"{counts['teacher/prompt_tokens']:,} + "
