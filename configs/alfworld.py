@@ -40,8 +40,9 @@ def _adapt(c) -> None:
   c.env.max_elements = 30
   c.house.max_places = c.house.max_objects = 6
   c.prompt.repeat_pages = False     # a page of 25 lines changes in one or two
+  c.prompt.restates = True          # the goal is 800 tokens away by then
   c.sampler.capacity = 2_048
-  c.batch.rows, c.batch.length, c.batch.positions = 1, 1_280, 1_280
+  c.batch.rows, c.batch.length, c.batch.positions = 1, 1_536, 1_536
   # Receptacles and objects are few words: no copying to be taught.
   c.base.rename = c.experience.rename = 0.0
   c.collect.pages = 200

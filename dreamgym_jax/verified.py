@@ -1,10 +1,10 @@
 """A dream whose verdicts a program passes: the hybrid world.
 
 The pages are dreamed; whether an episode that the dream ends was won is read
-from the last page, goal and action by the environment's own rules, the same
-that write R* of a true transition. Where these cannot tell (they are silent, or
-explain both ends), the dream's own verdict stays. A reward as the paper's M_exp
-gives it this is not: say so beside a figure.
+from the last page, goal and action by the environment's own rules: those that
+write R* of a true transition, and are silent about one that cannot be. A win
+that they do not explain is a loss. A reward as the paper's M_exp gives it this
+is not: say so beside a figure.
 """
 
 from collections.abc import Callable, Sequence
@@ -53,13 +53,9 @@ class VerifiedWorld:
   ) -> types.Observation:
     if dreamed.state != states.OVER:    # goes on, or ran out of steps
       return dreamed
-    why = {
-        reward: self._annotate(self._tasks[row], types.Transition(
-            self._now[row], action, states.OVER, reward, True))
-        for reward in (1.0, 0.0)}
-    if bool(why[1.0]) == bool(why[0.0]):
-      return dreamed
-    reward = 1.0 if why[1.0] else 0.0
+    why = self._annotate(self._tasks[row], types.Transition(
+        self._now[row], action, states.OVER, 1.0, True))
+    reward = float(bool(why))
     self.counts['overruled'] += reward != dreamed.reward
-    return dreamed._replace(
-        reward=reward, reasoning=why[reward], success_prob=reward)
+    return dreamed._replace(reward=reward, success_prob=reward,
+                            reasoning=why or dreamed.reasoning)

@@ -219,18 +219,20 @@ def carrying(thing, at, *more):
 
 @pytest.mark.parametrize('family, instruction, state, items', [
     ('clean', 'put a clean mug in shelf', carrying('mug 1', 'shelf 1'),
-     'mug into shelf ; object need clean mug have mug no ; '
+     'want clean mug in shelf ; mug into shelf ; '
+     'object need clean mug have mug no ; '
      'place need shelf have shelf yes'),
     ('clean', 'put a clean mug in shelf',
      carrying('clean hot mug 1', 'drawer 1'),
-     'mug into drawer ; object need clean mug have clean mug yes ; '
+     'want clean mug in shelf ; mug into drawer ; '
+     'object need clean mug have clean mug yes ; '
      'place need shelf have drawer no'),
     ('pick', 'put a pen in shelf', carrying('clean mug 1', 'shelf 1'),
-     'mug into shelf ; object need pen have mug no ; '
+     'want pen in shelf ; mug into shelf ; object need pen have mug no ; '
      'place need shelf have shelf yes'),
     ('pick-two', 'put two mug in shelf',
      carrying('mug 3', 'shelf 1', '[6] button: mug 1 in drawer 1'),
-     'mug into shelf ; object need mug have mug yes ; '
+     'want mug in shelf ; mug into shelf ; object need mug have mug yes ; '
      'place need shelf have shelf yes ; '
      'count need 2 have 1 no')])
 def test_verdicts(family, instruction, state, items):

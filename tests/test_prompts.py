@@ -223,3 +223,25 @@ def test_comparisons_follow_from_what_is_compared(prompt, said, right):
   page = [prompt.tok.tag['edit'], *prompt.tok.encode('[1] = a at b yes')]
   assert prompt.corrected(page) is None
   assert prompt.corrected(prompt.tok.encode(said)) is None
+
+
+def test_what_decides_can_be_said_once_more_before_the_answer(prompt):
+  step = types.Transition(
+      PAGE, 'click [2]', states.OVER, 1.0, True, reasoning='why')
+  task = types.Task('f', 0, 'Press Submit', step.state)
+  episode = types.Episode(task, (step,), types.REAL, 'expert', 'e')
+  plain = prompt.dream_stream(episode, [[]])
+  near = dataclasses.replace(prompt, restates=True)
+  again = near.dream_stream(episode, [[]])
+  begin = prompt.tok.tag['think']
+  asked = prompt.tok.show(again.ids[:again.ids.index(begin)])
+  assert asked.endswith('<task> Press Submit <hit> checkbox: fzzqo')
+  # The answer and all before it are as they were.
+  assert again.ids[again.ids.index(begin):] == plain.ids[
+      plain.ids.index(begin):]
+  assert asked.startswith(prompt.tok.show(plain.ids[:plain.ids.index(begin)]))
+  # A dream asks as its training stream does.
+  assert near.dream_ask('click [2]', 'checkbox: fzzqo', [], True,
+                        task.instruction) == again.ids[
+      len(near.start(task.instruction, task.initial_state)):
+      again.ids.index(begin) + 1]

@@ -83,7 +83,7 @@ def annotate(task: types.Task, step: types.Transition) -> str:
     if not why and line is not None and action.verb == 'click':
       # What fits where, and what can be cleaned, is the engine's to say.
       why = 'does not fit'
-    return why and _before(page, action, line, why) + why
+    return why and _before(task, page, action, line, why) + why
   if why:
     return ''
   items = verdict_items(goal_of(task), page, line)
@@ -91,7 +91,7 @@ def annotate(task: types.Task, step: types.Transition) -> str:
   if is_won != (step.next_state == states.OVER):
     return ''
   why = goals.verdict(items) if items else _what_happens(page, action, line)
-  return _before(page, action, line, why) + why
+  return _before(task, page, action, line, why) + why
 
 
 def is_determined(episode: types.Episode, t: int) -> bool:
@@ -273,7 +273,8 @@ def _where(page: Page, line: Line | None, why: str) -> str:
 
 
 def _before(
-    page: Page, action: actions.Action, line: Line | None, why: str
+    task: types.Task, page: Page, action: actions.Action, line: Line | None,
+    why: str,
 ) -> str:
   """What decides an outcome, said before it: where, how it is, what fits."""
   place = line and (line.place or line.name)
@@ -285,7 +286,10 @@ def _before(
   if line.kind == alfworld_pages.TOOL and page.carried and place in page.at:
     return f'{told}{line.name} {page.carried.partition(" ")[0]} ; '
   if place == alfworld_pages.HAND and page.at and why != 'closed':
-    return f'{line.type} into {page.at[0].partition(" ")[0]} ; '
+    goal = goal_of(task)
+    want = f'want {goal.word} {goal.object}'.replace('  ', ' ')
+    want += f' in {goal.place}' if goal.place else ''
+    return f'{want} ; {line.type} into {page.at[0].partition(" ")[0]} ; '
   return told
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import jax
 
 from dreamgym_jax import (
+    config,
     experience,
     prompted,
     replay,
@@ -101,8 +102,11 @@ class Cast:
         params, sampler, self.prompt, retrieve, settings, key)
 
   def _by_model_and_rules(self, *args) -> types.Dream:
-    return verified.VerifiedWorld(
-        self._by_model(*args), domains.of(self.run.config).annotate)
+    domain = domains.of(self.run.config)
+    if domain.advise is None:
+      raise config.ConfigError(
+          f"dream.world='verified': no rules know who wins in {domain.title}")
+    return verified.VerifiedWorld(self._by_model(*args), domain.annotate)
 
   def _by_endpoint(self, params, retrieve, *_) -> types.Dream:
     asked = teaching.ask(self.run)

@@ -85,6 +85,9 @@ class Prompts:
   # Whether a changed page is shown whole: else as its edit where that is
   # short, and to the experience model, which wrote the edit, not at all.
   repeat_pages: bool = True
+  # Whether the task and the element acted on are said once more right before
+  # an answer. Small models copy what is near.
+  restates: bool = False
 
   def _tagged(self, tag: str, text: str) -> list[int]:
     return [self.tok.tag[tag], *self.tok.encode(text)]
@@ -145,8 +148,9 @@ class Prompts:
 
   def dream_ask(
       self, action: str, grounded: str, demos: Sequence[Demo],
-      use_reasoning: bool = True,
+      use_reasoning: bool = True, instruction: str = '',
   ) -> list[int]:
+    """The action, and what was retrieved; `restates` wants the task too."""
     tag = self.tok.tag
     ids = self._tagged('act', action) + self._tagged('hit', grounded)
     for demo in demos:
@@ -154,6 +158,9 @@ class Prompts:
       ids += self._tagged('demo', f'{verb} {demo.grounded}')
       ids += self._tagged('edit', demo.edit)[:self.demo_tokens]
       ids.append(self._flag(demo.reward, demo.done))
+    if self.restates:
+      ids += self._tagged('task', instruction)
+      ids += self._tagged('hit', grounded)
     return [*ids, tag['think'] if use_reasoning else tag['edit']]
 
   @property
@@ -262,7 +269,7 @@ class Prompts:
             previous.state, previous.next_state, step.state), CONTEXT)
       stream += _piece(
           self.dream_ask(step.action, actions.ground(step.action, step.state),
-                         shown, use_reasoning), CONTEXT)
+                         shown, use_reasoning, task.instruction), CONTEXT)
       stream += self.dream_answer(step, use_reasoning)
       previous = step
     return stream
