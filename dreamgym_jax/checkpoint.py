@@ -86,8 +86,10 @@ class Checkpointer:
     """The newest sound checkpoint; None if there is none.
 
     example: a pytree of arrays (or ShapeDtypeStructs) that gives structure,
-    shapes and shardings; without one, nested dicts and lists as saved. Damaged
-    ones are logged, set aside as `<step>.damaged`, and the one before is used.
+    shapes and shardings, whatever devices it was saved from; without one,
+    nested dicts and lists as saved, each array whole on the first device.
+    Damaged ones are logged, set aside as `<step>.damaged`, and the one before
+    is used.
     Raises CheckpointError for a sound one that does not fit the example:
     starting over in silence would lose the run.
     """
@@ -102,7 +104,8 @@ class Checkpointer:
           self._set_aside(path)
         continue
       _check_fits(path, example)
-      arrays = ocp.load(path / _ARRAYS, example)
+      arrays = ocp.load(
+          path / _ARRAYS, _here(path) if example is None else example)
       return Restored(step, arrays, read_json(path / _HOST))
     return None
 
@@ -154,6 +157,18 @@ def _check_fits(path: pathlib.Path, example: Any) -> None:
         f'{path} does not fit this model: {len(differing)} arrays differ, '
         f'first {k}: saved {saved.get(k)}, wanted {wanted.get(k)}; '
         'use the config it was made with, or another --workdir')
+
+
+def _here(path: pathlib.Path) -> Any:
+  """The arrays of a checkpoint as an example: its devices may be gone."""
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+  def place(leaf):
+    is_numpy = not hasattr(leaf, 'sharding_metadata')
+    return leaf if is_numpy else jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=device)
+
+  return jax.tree.map(place, ocp.metadata(path / _ARRAYS).metadata)
 
 
 def _leaves(tree: Any) -> dict[str, list]:

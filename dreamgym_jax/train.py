@@ -16,6 +16,7 @@ checkpoint.
 import pathlib
 from collections.abc import Callable
 
+import jax
 import ml_collections
 
 from dreamgym_jax import checkpoint, config
@@ -70,19 +71,24 @@ def main(
   if until and until not in stages:
     raise config.ConfigError(f'--until={until}: the stages of this run are '
                              f'{", ".join(stages)}')
+  files = runs.Files(c, workdir)
   if mode == 'generate':
-    print(generating.complete(runs.Files(c, workdir), prompt))
+    with jax.set_mesh(runs.open_mesh(files)):
+      print(generating.complete(files, prompt))
     return
   if mode == 'ship' and c.model.pretrained:
     raise config.ConfigError('--mode=ship: a pretrained model is not shipped')
+  # Before anything is written. Report and ship do without devices.
+  mesh = runs.open_mesh(files) if mode in ('run', 'evaluate') else None
   run = runs.open_run(c, workdir, commit, command)
   with run.metrics:
     if mode == 'run':
-      _run(run, until)
+      with jax.set_mesh(mesh):
+        _run(run, until)
       if until:
         return
     elif mode == 'evaluate':
-      with casts.Cast(run) as cast:
+      with jax.set_mesh(mesh), casts.Cast(run) as cast:
         judging.evaluate_stage(run, cast)
     if mode == 'ship':
       shipping.ship_stage(run)
