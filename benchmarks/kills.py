@@ -10,6 +10,14 @@ stage the parameters, the optimiser, the task pool and the replay's rows; and
 all metrics but clocks. GRPO in the browser is
 off, for it ends by the clock. Writes kills.json beside the script; the runs are
 in runs/benchmark-kills.
+
+  python -m benchmarks.kills --kills=4 --devices=1,2,4 \\
+    --set=--config.real_grpo.is_on=False --set=--config.batch.rows=4
+
+The same on other devices after each kill: run i begins on the i-th of these
+numbers of fake CPU devices and goes on with the next (mesh.fsdp=-1). Compared
+with the undisturbed run on the first of them, to 1e-5 instead of to the bit.
+Writes kills_devices.json.
 """
 
 import collections
@@ -35,19 +43,30 @@ _CONFIG = flags.DEFINE_string('config', 'configs/webarena.py:smoke', 'Of all.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the moments.')
 _SET = flags.DEFINE_multi_string(
     'set', ['--config.real_grpo.is_on=False'], 'Flags of the runs.')
+_DEVICES = flags.DEFINE_list('devices', [], 'Numbers of devices, in turn.')
 _RUNS = pathlib.Path('runs/benchmark-kills')
-_RESULT = pathlib.Path(__file__).with_suffix('.json')
+_HERE = pathlib.Path(__file__)
+_TOLERANCE = 1e-5            # of runs on other numbers of devices
 _CLOCKS = ('seconds', 'seconds_learning', 'finished')
 
 
-def _run(workdir: pathlib.Path, kill_after: float | None = None) -> str:
-  """Runs to the end, or kills it; 'ended', or how far it had come."""
+def _run(
+    workdir: pathlib.Path, turn: int = 0, kill_after: float | None = None
+) -> str:
+  """Runs to the end, or kills it; 'ended', or how far it had come.
+
+  `turn` is the place in --devices, round and round.
+  """
+  env, mesh = dict(os.environ), []
+  if _DEVICES.value:
+    mesh = ['--config.mesh.fsdp=-1']
+    env['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={_n(turn)}'
   workdir.mkdir(parents=True, exist_ok=True)
   with open(workdir.with_suffix('.log'), 'a') as log:
     process = subprocess.Popen(
         [sys.executable, '-m', 'dreamgym_jax.main', f'--config={_CONFIG.value}',
-         f'--workdir={workdir}', *_SET.value],
-        stdout=log, stderr=log, start_new_session=True)
+         f'--workdir={workdir}', *mesh, *_SET.value],
+        stdout=log, stderr=log, start_new_session=True, env=env)
     try:
       code = process.wait(kill_after)
     except subprocess.TimeoutExpired:
@@ -58,6 +77,12 @@ def _run(workdir: pathlib.Path, kill_after: float | None = None) -> str:
   if code:
     raise SystemExit(f'{workdir} ended with {code}: see {log.name}')
   return 'ended'
+
+
+def _n(turn: int) -> int:
+  """Devices of this turn; 1 without --devices."""
+  numbers = _DEVICES.value or ['1']
+  return int(numbers[turn % len(numbers)])
 
 
 def _timeless(value):
@@ -85,11 +110,15 @@ def outcome(workdir: pathlib.Path) -> dict[str, object]:
   return found | {f'metrics of {k}': v for k, v in metrics.items()}
 
 
-def differences(one: dict[str, object], other: dict[str, object]) -> list[str]:
-  """Names of what is not the same, to the bit."""
+def differences(
+    one: dict[str, object], other: dict[str, object], tolerance: float = 0.0
+) -> list[str]:
+  """Names of what is not the same: to the bit, or within a tolerance."""
   return sorted(
       k for k in one.keys() | other.keys()
-      if k not in one or k not in other or not _is_same(one[k], other[k]))
+      if k not in one or k not in other
+      or not (_is_same(one[k], other[k])
+              or distance(one[k], other[k]) <= tolerance > 0))
 
 
 def _is_same(a: object, b: object) -> bool:
@@ -97,6 +126,25 @@ def _is_same(a: object, b: object) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and (
         a.tobytes() == b.tobytes())
   return a == b
+
+
+def distance(a: object, b: object) -> float:
+  """How far the numbers in two records are apart; inf if other things differ.
+
+  Of numbers above 1 the relative distance: a loss may be 300.
+  """
+  if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+    if a.shape != b.shape or a.dtype != b.dtype:
+      return np.inf
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return float(np.max(np.abs(a - b) / np.maximum(1, np.abs(a)), initial=0))
+  if isinstance(a, float) and isinstance(b, float):
+    return abs(a - b) / max(1, abs(a))
+  if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+    return max((distance(a[k], b[k]) for k in a), default=0.0)
+  if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+    return max(map(distance, a, b), default=0.0)
+  return 0.0 if a == b else np.inf
 
 
 def main(argv) -> None:
@@ -112,22 +160,28 @@ def main(argv) -> None:
   print(f'undisturbed: {seconds:.0f} s, {len(wanted)} arrays and records; '
         f'twice the same: {not differences(wanted, outcome(_RUNS / "cold"))}')
   rng = np.random.default_rng(_SEED.value)
-  kills = []
+  kills, tolerance = [], _TOLERANCE if _DEVICES.value else 0.0
   for i in range(_KILLS.value):
     workdir, moment = _RUNS / str(i), float(rng.uniform(0, seconds))
-    where = _run(workdir, moment)
+    where = _run(workdir, i, moment)
     if where != 'ended':
-      _run(workdir)
-    wrong = differences(wanted, outcome(workdir))
-    kills.append({'seconds': moment, 'where': where, 'different': wrong})
+      _run(workdir, i + 1)
+    found = outcome(workdir)
+    wrong = differences(wanted, found, tolerance)
+    kill = {'seconds': moment, 'where': where, 'different': wrong}
+    if _DEVICES.value:
+      kill |= {'devices': [_n(i), _n(i + 1)], 'most': max(
+          distance(wanted[k], found[k]) for k in wanted.keys() & found.keys())}
+    kills.append(kill)
     print(f'{i}: killed at {moment:.1f} s ({where}): '
-          f'{", ".join(wrong) or "bit-equal"}', flush=True)
+          f'{", ".join(wrong) or "equal"} {kill}', flush=True)
   n_equal = sum(not k['different'] for k in kills)
-  print(f'{n_equal} of {len(kills)} bit-equal')
-  checkpoint.write_json_atomic(_RESULT, {
+  print(f'{n_equal} of {len(kills)} equal')
+  name = 'kills_devices.json' if _DEVICES.value else 'kills.json'
+  checkpoint.write_json_atomic(_HERE.with_name(name), {
       'machine': rounds.machine(), 'config': _CONFIG.value,
-      'flags': _SET.value, 'seconds': seconds,
-      'compared': len(wanted), 'bit_equal': n_equal, 'kills': kills})
+      'flags': _SET.value, 'seconds': seconds, 'compared': len(wanted),
+      'equal' if _DEVICES.value else 'bit_equal': n_equal, 'kills': kills})
 
 
 if __name__ == '__main__':

@@ -74,15 +74,19 @@ def fitting(
   """As `spec`, for as many of the axes of `shape` as have names.
 
   An axis that its devices do not divide stays whole, e.g. two key/value heads
-  on four devices, or a vocabulary of an odd number.
+  on four devices, or a vocabulary of an odd number. In the shortest form, as
+  jit gives them back: else it would take equal ones for others.
   """
-  def devices(entry) -> int:
+  entries = []
+  for n, entry in zip(shape, spec(*names), strict=False):
     axes = (entry,) if isinstance(entry, str) else entry or ()
-    return math.prod(mesh.shape[axis] for axis in axes)
-
-  return PartitionSpec(*(
-      None if n % devices(entry) else entry
-      for n, entry in zip(shape, spec(*names), strict=False)))
+    axes = tuple(axis for axis in axes if mesh.shape[axis] > 1)
+    is_whole = n % math.prod(mesh.shape[axis] for axis in axes)
+    entries.append(None if is_whole or not axes else
+                   axes if len(axes) > 1 else axes[0])
+  while entries and entries[-1] is None:
+    entries.pop()
+  return PartitionSpec(*entries)
 
 
 def in_use() -> jax.sharding.Mesh | None:
