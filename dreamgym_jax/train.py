@@ -19,7 +19,7 @@ from collections.abc import Callable
 import jax
 import ml_collections
 
-from dreamgym_jax import checkpoint, config
+from dreamgym_jax import checkpoint, config, distributed
 from dreamgym_jax.audit import gate
 from dreamgym_jax.data import endpoint, teacher, trajectories
 from dreamgym_jax.envs import checks
@@ -41,7 +41,8 @@ from dreamgym_jax.text import tokenizer
 
 # Errors whose message says what to do; `main` shows it without a traceback.
 EXPECTED = (
-    config.ConfigError, checkpoint.CheckpointError, endpoint.EndpointError,
+    config.ConfigError, checkpoint.CheckpointError,
+    distributed.DistributedError, endpoint.EndpointError,
     gate.GateRefused, teacher.TeacherError,
     checks.EnvError, reinforce.DivergedError, runs.MissingError,
     runs.WorkdirError, tokenizer.TokenizerError, trajectories.TrajectoryError,

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dreamgym_jax.types import Params
@@ -170,6 +171,13 @@ def fill_up(batch: Params) -> Params:
     return np.pad(x, [(0, room)] + [(0, 0)] * (np.ndim(x) - 1)) if room else x
 
   return jax.tree.map(fill, batch)
+
+
+def on_host(x: jax.Array | np.ndarray) -> np.ndarray:
+  """The whole of an array; where processes share it, all must call this."""
+  if getattr(x, 'is_fully_addressable', True):
+    return np.asarray(x)
+  return multihost_utils.process_allgather(x, tiled=True)
 
 
 def shard_batch(

@@ -152,6 +152,13 @@ def open_mesh(files: Files) -> jax.sharding.Mesh:
   up; what must divide is what the config fixes.
   """
   c = files.config
+  if jax.process_count() > 1:
+    raise config.ConfigError(
+        f'--coordinator: this is one of {jax.process_count()} processes, but '
+        'the stages run in one, for what a page answers one process no other '
+        'hears. Give each process a --config.seed and a --workdir of its own, '
+        'without --coordinator (launch/), or one process all devices of its '
+        'host (--config.mesh.data=-1)')
   sizes = c.mesh.data, c.mesh.fsdp, c.mesh.tensor
   devices = jax.devices()
   if -1 not in sizes:
