@@ -16,8 +16,10 @@ in runs/benchmark-kills.
 
 The same on other devices after each kill: run i begins on the i-th of these
 numbers of fake CPU devices and goes on with the next (mesh.fsdp=-1). Compared
-with the undisturbed run on the first of them, to 1e-5 instead of to the bit.
-Writes kills_devices.json.
+with the undisturbed run on the first of them: all arrays, to 1e-5 instead of to
+the bit. Records that differ are named, but are no failure: an untrained model
+writes hundreds of tokens, each nearly as likely as the next, and another
+rounding now and then draws another. Writes kills_devices.json.
 """
 
 import collections
@@ -110,15 +112,11 @@ def outcome(workdir: pathlib.Path) -> dict[str, object]:
   return found | {f'metrics of {k}': v for k, v in metrics.items()}
 
 
-def differences(
-    one: dict[str, object], other: dict[str, object], tolerance: float = 0.0
-) -> list[str]:
-  """Names of what is not the same: to the bit, or within a tolerance."""
+def differences(one: dict[str, object], other: dict[str, object]) -> list[str]:
+  """Names of what is not the same, to the bit."""
   return sorted(
       k for k in one.keys() | other.keys()
-      if k not in one or k not in other
-      or not (_is_same(one[k], other[k])
-              or distance(one[k], other[k]) <= tolerance > 0))
+      if k not in one or k not in other or not _is_same(one[k], other[k]))
 
 
 def _is_same(a: object, b: object) -> bool:
@@ -128,23 +126,23 @@ def _is_same(a: object, b: object) -> bool:
   return a == b
 
 
-def distance(a: object, b: object) -> float:
-  """How far the numbers in two records are apart; inf if other things differ.
+def compare(one: dict[str, object], other: dict[str, object]) -> dict:
+  """What to say of two runs on different devices; arrays to _TOLERANCE."""
+  far = {k: _distance(one[k], other.get(k)) for k in one
+         if isinstance(one[k], np.ndarray)}
+  names = differences(one, other)
+  return {'most': max(far.values()),
+          'different': [k for k in names if far.get(k, 0) > _TOLERANCE
+                        or k not in one or k not in other],
+          'records': [k for k in names if k not in far and k in one]}
 
-  Of numbers above 1 the relative distance: a loss may be 300.
-  """
-  if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-    if a.shape != b.shape or a.dtype != b.dtype:
-      return np.inf
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    return float(np.max(np.abs(a - b) / np.maximum(1, np.abs(a)), initial=0))
-  if isinstance(a, float) and isinstance(b, float):
-    return abs(a - b) / max(1, abs(a))
-  if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
-    return max((distance(a[k], b[k]) for k in a), default=0.0)
-  if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-    return max(map(distance, a, b), default=0.0)
-  return 0.0 if a == b else np.inf
+
+def _distance(a: np.ndarray, b: object) -> float:
+  """The largest difference of two arrays; inf if they are of other kinds."""
+  if (not isinstance(b, np.ndarray) or a.shape != b.shape
+      or a.dtype != b.dtype):
+    return np.inf
+  return float(np.max(np.abs(a.astype(float) - b.astype(float)), initial=0))
 
 
 def main(argv) -> None:
@@ -160,21 +158,17 @@ def main(argv) -> None:
   print(f'undisturbed: {seconds:.0f} s, {len(wanted)} arrays and records; '
         f'twice the same: {not differences(wanted, outcome(_RUNS / "cold"))}')
   rng = np.random.default_rng(_SEED.value)
-  kills, tolerance = [], _TOLERANCE if _DEVICES.value else 0.0
+  kills = []
   for i in range(_KILLS.value):
     workdir, moment = _RUNS / str(i), float(rng.uniform(0, seconds))
     where = _run(workdir, i, moment)
     if where != 'ended':
       _run(workdir, i + 1)
     found = outcome(workdir)
-    wrong = differences(wanted, found, tolerance)
-    kill = {'seconds': moment, 'where': where, 'different': wrong}
-    if _DEVICES.value:
-      kill |= {'devices': [_n(i), _n(i + 1)], 'most': max(
-          distance(wanted[k], found[k]) for k in wanted.keys() & found.keys())}
-    kills.append(kill)
-    print(f'{i}: killed at {moment:.1f} s ({where}): '
-          f'{", ".join(wrong) or "equal"} {kill}', flush=True)
+    kills.append({'seconds': moment, 'where': where} | (
+        {'devices': [_n(i), _n(i + 1)], **compare(wanted, found)}
+        if _DEVICES.value else {'different': differences(wanted, found)}))
+    print(f'{i}: {kills[-1]}', flush=True)
   n_equal = sum(not k['different'] for k in kills)
   print(f'{n_equal} of {len(kills)} equal')
   name = 'kills_devices.json' if _DEVICES.value else 'kills.json'

