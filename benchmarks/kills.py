@@ -10,6 +10,16 @@ stage the parameters, the optimiser, the task pool and the replay's rows; and
 all metrics but clocks. GRPO in the browser is
 off, for it ends by the clock. Writes kills.json beside the script; the runs are
 in runs/benchmark-kills.
+
+  python -m benchmarks.kills --kills=4 --devices=1,2,4 \\
+    --set=--config.real_grpo.is_on=False --set=--config.batch.rows=4
+
+The same on other devices after each kill: run i begins on the i-th of these
+numbers of fake CPU devices and goes on with the next (mesh.fsdp=-1). Compared
+with the undisturbed run on the first of them: all arrays, to 1e-5 instead of to
+the bit. Records that differ are named, but are no failure: an untrained model
+writes hundreds of tokens, each nearly as likely as the next, and another
+rounding now and then draws another. Writes kills_devices.json.
 """
 
 import collections
@@ -35,19 +45,30 @@ _CONFIG = flags.DEFINE_string('config', 'configs/webarena.py:smoke', 'Of all.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the moments.')
 _SET = flags.DEFINE_multi_string(
     'set', ['--config.real_grpo.is_on=False'], 'Flags of the runs.')
+_DEVICES = flags.DEFINE_list('devices', [], 'Numbers of devices, in turn.')
 _RUNS = pathlib.Path('runs/benchmark-kills')
-_RESULT = pathlib.Path(__file__).with_suffix('.json')
+_HERE = pathlib.Path(__file__)
+_TOLERANCE = 1e-5            # of runs on other numbers of devices
 _CLOCKS = ('seconds', 'seconds_learning', 'finished')
 
 
-def _run(workdir: pathlib.Path, kill_after: float | None = None) -> str:
-  """Runs to the end, or kills it; 'ended', or how far it had come."""
+def _run(
+    workdir: pathlib.Path, turn: int = 0, kill_after: float | None = None
+) -> str:
+  """Runs to the end, or kills it; 'ended', or how far it had come.
+
+  `turn` is the place in --devices, round and round.
+  """
+  env, mesh = dict(os.environ), []
+  if _DEVICES.value:
+    mesh = ['--config.mesh.fsdp=-1']
+    env['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={_n(turn)}'
   workdir.mkdir(parents=True, exist_ok=True)
   with open(workdir.with_suffix('.log'), 'a') as log:
     process = subprocess.Popen(
         [sys.executable, '-m', 'dreamgym_jax.main', f'--config={_CONFIG.value}',
-         f'--workdir={workdir}', *_SET.value],
-        stdout=log, stderr=log, start_new_session=True)
+         f'--workdir={workdir}', *mesh, *_SET.value],
+        stdout=log, stderr=log, start_new_session=True, env=env)
     try:
       code = process.wait(kill_after)
     except subprocess.TimeoutExpired:
@@ -58,6 +79,12 @@ def _run(workdir: pathlib.Path, kill_after: float | None = None) -> str:
   if code:
     raise SystemExit(f'{workdir} ended with {code}: see {log.name}')
   return 'ended'
+
+
+def _n(turn: int) -> int:
+  """Devices of this turn; 1 without --devices."""
+  numbers = _DEVICES.value or ['1']
+  return int(numbers[turn % len(numbers)])
 
 
 def _timeless(value):
@@ -99,6 +126,25 @@ def _is_same(a: object, b: object) -> bool:
   return a == b
 
 
+def compare(one: dict[str, object], other: dict[str, object]) -> dict:
+  """What to say of two runs on different devices; arrays to _TOLERANCE."""
+  far = {k: _distance(one[k], other.get(k)) for k in one
+         if isinstance(one[k], np.ndarray)}
+  names = differences(one, other)
+  return {'most': max(far.values()),
+          'different': [k for k in names if far.get(k, 0) > _TOLERANCE
+                        or k not in one or k not in other],
+          'records': [k for k in names if k not in far and k in one]}
+
+
+def _distance(a: np.ndarray, b: object) -> float:
+  """The largest difference of two arrays; inf if they are of other kinds."""
+  if (not isinstance(b, np.ndarray) or a.shape != b.shape
+      or a.dtype != b.dtype):
+    return np.inf
+  return float(np.max(np.abs(a.astype(float) - b.astype(float)), initial=0))
+
+
 def main(argv) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments: {argv[1:]}')
@@ -115,19 +161,21 @@ def main(argv) -> None:
   kills = []
   for i in range(_KILLS.value):
     workdir, moment = _RUNS / str(i), float(rng.uniform(0, seconds))
-    where = _run(workdir, moment)
+    where = _run(workdir, i, moment)
     if where != 'ended':
-      _run(workdir)
-    wrong = differences(wanted, outcome(workdir))
-    kills.append({'seconds': moment, 'where': where, 'different': wrong})
-    print(f'{i}: killed at {moment:.1f} s ({where}): '
-          f'{", ".join(wrong) or "bit-equal"}', flush=True)
+      _run(workdir, i + 1)
+    found = outcome(workdir)
+    kills.append({'seconds': moment, 'where': where} | (
+        {'devices': [_n(i), _n(i + 1)], **compare(wanted, found)}
+        if _DEVICES.value else {'different': differences(wanted, found)}))
+    print(f'{i}: {kills[-1]}', flush=True)
   n_equal = sum(not k['different'] for k in kills)
-  print(f'{n_equal} of {len(kills)} bit-equal')
-  checkpoint.write_json_atomic(_RESULT, {
+  print(f'{n_equal} of {len(kills)} equal')
+  name = 'kills_devices.json' if _DEVICES.value else 'kills.json'
+  checkpoint.write_json_atomic(_HERE.with_name(name), {
       'machine': rounds.machine(), 'config': _CONFIG.value,
-      'flags': _SET.value, 'seconds': seconds,
-      'compared': len(wanted), 'bit_equal': n_equal, 'kills': kills})
+      'flags': _SET.value, 'seconds': seconds, 'compared': len(wanted),
+      'equal' if _DEVICES.value else 'bit_equal': n_equal, 'kills': kills})
 
 
 if __name__ == '__main__':

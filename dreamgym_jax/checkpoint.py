@@ -22,8 +22,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
+
+from dreamgym_jax import distributed
 
 _ARRAYS, _HOST, _DIGESTS = 'arrays', 'host.json', 'digests.json'
 _log = logging.getLogger(__name__)
@@ -65,13 +66,13 @@ class Checkpointer:
       raise CheckpointError(f'arrays without elements: {", ".join(empty)}')
     final = self._dir / str(step)
     partial = self._dir / f'{step}.partial'
-    is_first = jax.process_index() == 0
+    is_first = distributed.is_first()
     if is_first:
       for left_over in self._dir.glob('*.partial'):   # of a run that died
         shutil.rmtree(left_over)
       partial.mkdir(parents=True)
       write_json_atomic(partial / _HOST, dict(host))
-    _barrier(f'partial {step}')
+    distributed.barrier(f'checkpoint {step} begun')
     ocp.save(partial / _ARRAYS, arrays)
     if is_first:
       write_json_atomic(partial / _DIGESTS, {
@@ -80,29 +81,32 @@ class Checkpointer:
       os.replace(partial, final)
       for old in self.steps()[:-self._keep]:
         shutil.rmtree(self._dir / str(old))
-    _barrier(f'saved {step}')
+    distributed.barrier(f'checkpoint {step} saved')
 
   def restore(self, example: Any = None) -> Restored | None:
     """The newest sound checkpoint; None if there is none.
 
     example: a pytree of arrays (or ShapeDtypeStructs) that gives structure,
-    shapes and shardings; without one, nested dicts and lists as saved. Damaged
-    ones are logged, set aside as `<step>.damaged`, and the one before is used.
+    shapes and shardings, whatever devices it was saved from; without one,
+    nested dicts and lists as saved, each array whole on the first device.
+    Damaged ones are logged, set aside as `<step>.damaged`, and the one before
+    is used.
     Raises CheckpointError for a sound one that does not fit the example:
     starting over in silence would lose the run.
     """
     for step in reversed(self.steps()):
       path = self._dir / str(step)
       damage = _damage(path)
-      _barrier(f'checked {step}')
+      distributed.barrier(f'checkpoint {step} checked')
       if damage:
         _log.warning('checkpoint %s is damaged (%s): using the one before',
                      path, damage)
-        if jax.process_index() == 0:
+        if distributed.is_first():
           self._set_aside(path)
         continue
       _check_fits(path, example)
-      arrays = ocp.load(path / _ARRAYS, example)
+      arrays = ocp.load(
+          path / _ARRAYS, _here(path) if example is None else example)
       return Restored(step, arrays, read_json(path / _HOST))
     return None
 
@@ -113,11 +117,6 @@ class Checkpointer:
       os.replace(path, aside)
     except OSError as e:   # e.g. a workdir that may only be read
       _log.warning('cannot set %s aside: %s', path, e)
-
-
-def _barrier(name: str) -> None:
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(f'checkpoint: {name}')
 
 
 def _digests(path: pathlib.Path) -> dict[str, str]:
@@ -154,6 +153,18 @@ def _check_fits(path: pathlib.Path, example: Any) -> None:
         f'{path} does not fit this model: {len(differing)} arrays differ, '
         f'first {k}: saved {saved.get(k)}, wanted {wanted.get(k)}; '
         'use the config it was made with, or another --workdir')
+
+
+def _here(path: pathlib.Path) -> Any:
+  """The arrays of a checkpoint as an example: its devices may be gone."""
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+  def place(leaf):
+    is_numpy = not hasattr(leaf, 'sharding_metadata')
+    return leaf if is_numpy else jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=device)
+
+  return jax.tree.map(place, ocp.metadata(path / _ARRAYS).metadata)
 
 
 def _leaves(tree: Any) -> dict[str, list]:

@@ -122,6 +122,13 @@ def defaults() -> D:
   c.model.remat = 'none'
   c.model.unroll = 4                # layers a step of the training scan
 
+  # The devices of a run, as three axes; -1 (of one) = all that are left. The
+  # first data * fsdp * tensor devices of the process are used.
+  c.mesh = D()
+  c.mesh.data = 1                   # rows of batches, replay and caches split
+  c.mesh.fsdp = 1                   # rows too, and the weights' width
+  c.mesh.tensor = 1                 # heads, feed-forward and vocabulary split
+
   c.sampler = D()
   c.sampler.capacity = 1024         # tokens of one stream, of either role
   c.sampler.buckets = 'fine'        # or 'coarse': fewer shapes to compile
@@ -296,6 +303,17 @@ _MAY_BE_ZERO = {'seed', 'house.max_places', 'house.max_objects',
                 'teacher.prompt_price', 'teacher.completion_price'}
 
 
+def _validate_mesh(flat: dict[str, Any]) -> None:
+  """As `validate`, of what needs no devices."""
+  sizes = {k: flat[f'mesh.{k}'] for k in ('data', 'fsdp', 'tensor')}
+  for key, size in sizes.items():
+    if size < 1 and size != -1:
+      raise ConfigError(f'mesh.{key}={size!r}: must be positive, or -1 for '
+                        'all devices that are left')
+  if list(sizes.values()).count(-1) > 1:
+    raise ConfigError(f'mesh={sizes}: only one axis may be -1')
+
+
 def validate(config: D) -> None:
   """Raises ConfigError naming the first key that cannot work."""
   flat = dict(leaves(config))
@@ -305,7 +323,10 @@ def validate(config: D) -> None:
   for key, choices in _CHOICES.items():
     if flat[key] not in choices:
       raise ConfigError(f'{key}={flat[key]!r}: choose from {choices}')
+  _validate_mesh(flat)
   for key, value in flat.items():
+    if key.startswith('mesh.'):
+      continue
     if isinstance(value, bool) or not isinstance(value, int | float):
       continue
     if not value >= 0 or (value == 0 and key not in _SHARES

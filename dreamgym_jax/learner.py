@@ -20,7 +20,7 @@ import optax
 
 from dreamgym_jax import advantages, losses, types
 from dreamgym_jax.data import batches
-from dreamgym_jax.models import lora, transformer
+from dreamgym_jax.models import lora, sharding, transformer
 
 Metrics = dict[str, jax.Array]
 # (params, batch, ref_params) -> (loss, metrics)
@@ -87,9 +87,11 @@ def _decays(params: types.Params) -> types.Params:
 def init_state(
     params: types.Params, optimizer: optax.GradientTransformation
 ) -> types.TrainState:
-  """Step 0. Copies params: the steps donate theirs, yours stay (reference)."""
+  """Step 0. Copies params: the steps donate theirs, yours stay (reference).
 
-  @jax.jit
+  On a mesh everything lies where the weights of its name lie.
+  """
+
   def start(params):
     return types.TrainState(
         step=jnp.zeros([], jnp.int32),
@@ -97,7 +99,8 @@ def init_state(
         opt_state=optimizer.init(params),
     )
 
-  return start(params)
+  return jax.jit(start, out_shardings=sharding.alike(
+      jax.eval_shape(start, params), params))(params)
 
 
 def make_score(

@@ -48,6 +48,14 @@ _CACHE = flags.DEFINE_string(
     'compile_cache', '~/.cache/dreamgym_jax', 'Where compiled programs are '
     "kept between runs; '' keeps none.")
 
+_COORDINATOR = flags.DEFINE_string(
+    'coordinator', '', 'Makes this one of several processes: host:port of the '
+    "first one, with --processes and --process; or 'auto', where Slurm, Open "
+    'MPI, a TPU VM, GKE or Kubernetes knows them. The stages run in one '
+    'process so far, and say so.')
+_PROCESSES = flags.DEFINE_integer('processes', 0, 'How many there are.')
+_PROCESS = flags.DEFINE_integer('process', -1, 'Which this is, from 0.')
+
 
 def _commit() -> str:
   """The checkout's commit, '+' where it has changes; '' outside of one."""
@@ -73,7 +81,7 @@ def _main(argv: list[str]) -> None:
   # After flag parsing, so that --help answers at once.
   import jax
 
-  from dreamgym_jax import plan, train
+  from dreamgym_jax import distributed, plan, train
 
   if _CACHE.value:
     path = os.path.expanduser(_CACHE.value)
@@ -84,6 +92,8 @@ def _main(argv: list[str]) -> None:
   workdir = _WORKDIR.value or (
       f'runs/{config.name}-{config.size}-seed{config.seed}')
   try:
+    if _COORDINATOR.value:
+      distributed.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     if _MODE.value == 'plan':
       jax.config.update('jax_platforms', 'cpu')
       jax.config.update('jax_enable_compilation_cache', False)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamgym_jax import types
-from dreamgym_jax.models import encoder
+from dreamgym_jax.models import encoder, sharding
 
 _EMPTY, _ANY, _UNKNOWN = -1, -1, -2   # ids of rows, and of queries
 _log = logging.getLogger(__name__)
@@ -115,7 +115,8 @@ class _Exact:
   def search(self, query: Query, k: int) -> Hits:
     if self._device is None:
       # Copies: on CPU a jax array may share the host's memory, which changes.
-      self._device = jax.tree.map(lambda x: jnp.array(x, copy=True), self._host)
+      self._device = jax.tree.map(lambda x: jax.device_put(
+          x.copy(), sharding.where(x.shape, 'batch')), self._host)
     k = min(k, len(self._host.family_M))
     hits = []
     for start in range(0, len(query.family_B), self._max_batch):

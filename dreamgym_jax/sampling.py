@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamgym_jax.models import decoding, drafting, transformer
+from dreamgym_jax.models import decoding, drafting, sharding, transformer
 from dreamgym_jax.types import Params
 
 _EXTEND_ROWS = 16           # rows extended together: enough for the matmuls
@@ -63,10 +63,11 @@ class Sampler:
 
     With `n_drafted` > 0 that many tokens are drafted from the row's stream for
     each that is drawn (models/drafting): the same text, by fewer and wider
-    calls of the model. `n_calls` counts them.
+    calls of the model; `n_calls` counts them.
     """
     self.cfg = cfg
-    self.n_rows = n_rows
+    # More than asked, so that the cache's rows divide over the mesh.
+    self.n_rows = n_rows = sharding.round_up(n_rows)
     self.capacity = capacity
     self._row_buckets = _ladder(row_buckets, n_rows)
     self._token_buckets = _ladder(
@@ -74,12 +75,12 @@ class Sampler:
     self._column_buckets = _ladder(column_buckets, capacity)
     self._extend_rows = min(_EXTEND_ROWS, n_rows)
     self._n_drafted = n_drafted
-    self.n_calls = 0          # of the model, with drafts
-    self.n_read = self.n_written = 0    # tokens, of all rows so far
+    self.n_calls = self.n_read = self.n_written = 0   # tokens: read, written
     self._tok_BxS = np.zeros((n_rows, capacity), np.int32)
     cache = transformer.empty_cache(cfg, n_rows, capacity)
     self._device = (cache.k_NxBxKxSxd, cache.v_NxBxKxSxd,
-                    jnp.zeros((n_rows, cfg.D), cfg.dtype))
+                    jnp.zeros((n_rows, cfg.D), cfg.dtype,
+                              device=sharding.where((n_rows,), 'batch')))
     self.start(n_rows)
 
   def start(self, n: int) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from dreamgym_jax import checkpoint, learner, types
 from dreamgym_jax.data import batches
-from dreamgym_jax.models import lora, transformer
+from dreamgym_jax.models import lora, sharding, transformer
 
 # (steps done, mean loss since the last call, tokens trained since)
 OnStep = Callable[[int, float, int], None]
@@ -28,7 +28,8 @@ def fit(
       the adapters alone are trained and checkpointed.
     streams: training data; too long ones are left out.
     model_cfg: of params.
-    shape: of the packed batches.
+    shape: of the packed batches; rows and positions divide over the mesh in
+      use, if there is one.
     steps: optimiser updates in all.
     lr: peak learning rate.
     seed: of the order of the data.
@@ -59,7 +60,7 @@ def fit(
   for batch, after in batches.epochs(streams, *shape, cursor):
     if done >= steps:
       break
-    state, metrics = step_fn(state, batch, frozen)
+    state, metrics = step_fn(state, sharding.shard_batch(batch), frozen)
     losses.append(metrics['loss'])
     n_tokens += int((batch.segment_BxT > 0).sum())
     done += 1

@@ -16,9 +16,10 @@ checkpoint.
 import pathlib
 from collections.abc import Callable
 
+import jax
 import ml_collections
 
-from dreamgym_jax import checkpoint, config
+from dreamgym_jax import checkpoint, config, distributed
 from dreamgym_jax.audit import gate
 from dreamgym_jax.data import endpoint, teacher, trajectories
 from dreamgym_jax.envs import checks
@@ -40,7 +41,8 @@ from dreamgym_jax.text import tokenizer
 
 # Errors whose message says what to do; `main` shows it without a traceback.
 EXPECTED = (
-    config.ConfigError, checkpoint.CheckpointError, endpoint.EndpointError,
+    config.ConfigError, checkpoint.CheckpointError,
+    distributed.DistributedError, endpoint.EndpointError,
     gate.GateRefused, teacher.TeacherError,
     checks.EnvError, reinforce.DivergedError, runs.MissingError,
     runs.WorkdirError, tokenizer.TokenizerError, trajectories.TrajectoryError,
@@ -70,19 +72,24 @@ def main(
   if until and until not in stages:
     raise config.ConfigError(f'--until={until}: the stages of this run are '
                              f'{", ".join(stages)}')
+  files = runs.Files(c, workdir)
   if mode == 'generate':
-    print(generating.complete(runs.Files(c, workdir), prompt))
+    with jax.set_mesh(runs.open_mesh(files)):
+      print(generating.complete(files, prompt))
     return
   if mode == 'ship' and c.model.pretrained:
     raise config.ConfigError('--mode=ship: a pretrained model is not shipped')
+  # Before anything is written. Report and ship do without devices.
+  mesh = runs.open_mesh(files) if mode in ('run', 'evaluate') else None
   run = runs.open_run(c, workdir, commit, command)
   with run.metrics:
     if mode == 'run':
-      _run(run, until)
+      with jax.set_mesh(mesh):
+        _run(run, until)
       if until:
         return
     elif mode == 'evaluate':
-      with casts.Cast(run) as cast:
+      with jax.set_mesh(mesh), casts.Cast(run) as cast:
         judging.evaluate_stage(run, cast)
     if mode == 'ship':
       shipping.ship_stage(run)

@@ -21,7 +21,7 @@ LAYERS = (
     ('config', 'text'),
     ('data', 'envs'),
     ('models',),
-    ('sampling',),
+    ('sampling', 'distributed'),
     ('collect', 'corpus', 'rollouts', 'experience', 'prompted', 'verified',
      'replay', 'curriculum', 'losses', 'advantages', 'clusters'),
     ('learner', 'checkpoint'),

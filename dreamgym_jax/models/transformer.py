@@ -21,6 +21,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import NamedSharding
 
 from dreamgym_jax.models import layers, sharding
 from dreamgym_jax.types import Params
@@ -34,6 +35,8 @@ REMAT = {
 }
 # Scales of norms: float32 whatever the dtype of products.
 _SCALES = ('ln1', 'ln2', 'q_norm', 'k_norm')
+# Names of the axes of a cache's keys and values.
+COLUMNS = (None, 'batch', 'kv')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +138,7 @@ class _Block(nn.Module):
     q, k, v = layers.qkv(w, x_BxTxD, rope, c)
     att = layers.attend_packed(q, k, v, segment_BxT)
     x_BxTxD = layers.out(w, x_BxTxD, att, c)
-    return nn.with_logical_constraint(x_BxTxD, ('batch', None, 'act')), None
+    return sharding.constrain(x_BxTxD, 'batch'), None
 
 
 class _Transformer(nn.Module):
@@ -183,11 +186,28 @@ def shapes(cfg: ModelConfig) -> Params:
   return jax.eval_shape(lambda: init(jax.random.key(0), cfg))
 
 
+@functools.cache
 def shardings(cfg: ModelConfig, mesh: jax.sharding.Mesh) -> Params:
   """A NamedSharding for every weight of `init`."""
   boxed = jax.eval_shape(lambda: _boxed_init(jax.random.key(0), cfg))
-  return nn.logical_to_mesh_sharding(
-      nn.get_partition_spec(boxed), mesh, sharding.RULES)['params']
+  return jax.tree.map(
+      lambda leaf, names: NamedSharding(
+          mesh, sharding.fitting(leaf.shape, names, mesh)),
+      shapes(cfg), nn.get_partition_spec(boxed)['params'])
+
+
+def place(params: Params, cfg: ModelConfig) -> Params:
+  """Weights on the mesh in use, by the rules; adapters whole on each device.
+
+  As they are outside of a mesh. Takes a whole tree or a part of one.
+  """
+  mesh = sharding.in_use()
+  if mesh is None:
+    return params
+  known = dict(jax.tree_util.tree_leaves_with_path(shardings(cfg, mesh)))
+  return jax.tree_util.tree_map_with_path(
+      lambda path, w: jax.device_put(
+          w, known.get(path, sharding.replicated(mesh))), params)
 
 
 def n_params(params: Params) -> int:
@@ -204,9 +224,8 @@ def hidden(
   A token sees earlier tokens of its row with the same segment id; segment 0
   is padding (finite, meaningless). `pos_BxT` counts within a segment.
   """
-  with nn.logical_axis_rules(sharding.RULES):
-    return _Transformer(cfg).apply(
-        {'params': params}, tok_BxT, pos_BxT, segment_BxT)
+  return _Transformer(cfg).apply(
+      {'params': params}, tok_BxT, pos_BxT, segment_BxT)
 
 
 def head(params: Params, x: jax.Array, cfg: ModelConfig) -> jax.Array:
@@ -260,7 +279,8 @@ def logp_entropy(
 def empty_cache(cfg: ModelConfig, B: int, S: int) -> Cache:
   """B empty rows with room for S tokens each."""
   shape = (cfg.N, B, cfg.K, S, cfg.d)
-  return Cache(jnp.zeros(shape, cfg.dtype), jnp.zeros(shape, cfg.dtype),
+  placed = sharding.where(shape, *COLUMNS)
+  return Cache(*(jnp.zeros(shape, cfg.dtype, device=placed) for _ in 'kv'),
                jnp.zeros(B, jnp.int32))
 
 
@@ -280,8 +300,9 @@ def read(cache: Cache, row_R: jax.Array, columns: int) -> Past:
     return [x_NxBxKxSxd[i, :, :, :columns].at[row_R].get(mode='clip')
             for i in range(N)]
 
-  k = [x.swapaxes(2, 3) for x in rows(cache.k_NxBxKxSxd)]
-  return Past(tuple(k), tuple(rows(cache.v_NxBxKxSxd)), fill_R)
+  k, v = ([sharding.constrain(x, *COLUMNS[1:]) for x in rows(kv)]
+          for kv in (cache.k_NxBxKxSxd, cache.v_NxBxKxSxd))
+  return Past(tuple(x.swapaxes(2, 3) for x in k), tuple(v), fill_R)
 
 
 def empty_recent(cfg: ModelConfig, R: int, C: int) -> Recent:
@@ -316,7 +337,7 @@ def append(
       return columns.at[jnp.arange(R)[:, None], t_RxT].set(new)
     return jax.lax.dynamic_update_slice(columns, new, (0, at, 0, 0))
 
-  x = params['embed'].astype(cfg.dtype)[tok_RxT]
+  x = sharding.constrain(params['embed'].astype(cfg.dtype)[tok_RxT], 'batch')
   ks, vs = [], []
   for i, w in enumerate(weights):
     q, k, v = layers.qkv(w, x, rope, cfg)
@@ -345,8 +366,8 @@ def write(
   def put(x, new):
     # The indexed axes come first: [R, C, N, K, d].
     new_RxCxNxKxd = jnp.stack(new, 2)
-    return x.at[:, row_R[:, None], :, col_RxC].set(
-        new_RxCxNxKxd, mode='drop')
+    return sharding.constrain(x.at[:, row_R[:, None], :, col_RxC].set(
+        new_RxCxNxKxd, mode='drop'), *COLUMNS)
 
   return Cache(put(cache.k_NxBxKxSxd, recent.k),
                put(cache.v_NxBxKxSxd, recent.v),

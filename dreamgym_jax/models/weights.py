@@ -16,7 +16,7 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
-from dreamgym_jax.models import transformer
+from dreamgym_jax.models import sharding, transformer
 from dreamgym_jax.types import Params
 
 # How a model is run, not what it is: a file fits whatever these say.
@@ -42,11 +42,17 @@ def save(
     path: pathlib.Path, params: Params, cfg: transformer.ModelConfig,
     card: Mapping[str, Any],
 ) -> None:
-  """Writes the file whole or not at all."""
+  """Writes the file whole or not at all; of several processes the first.
+
+  All of them call this.
+  """
+  arrays = {k: np.ascontiguousarray(sharding.on_host(v))
+            for k, v in flat(params).items()}
+  if jax.process_index():
+    return
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(f'.{path.name}.partial')
-  arrays = {k: np.ascontiguousarray(v) for k, v in flat(params).items()}
   safetensors_numpy.save_file(arrays, partial, {
       'config': json.dumps(dataclasses.asdict(cfg)),
       'card': json.dumps(dict(card))})

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.experimental import topologies
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from dreamgym_jax import config, learner, types
 from dreamgym_jax.data import batches
@@ -62,7 +62,8 @@ def train_step(
       functools.partial(learner.init_state, optimizer=optimizer), params)
   state = types.TrainState(
       step=_whole(state.step, mesh), params=params,
-      opt_state=_placed_as(state.opt_state, where, mesh))
+      opt_state=_like(state.opt_state, sharding.alike(
+          state.opt_state, params, mesh)))
   return _compile(step, mesh, state, abstract_batch(mesh, rows, length), params)
 
 
@@ -139,21 +140,6 @@ def _like(tree, where):
   return jax.tree.map(
       lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
       tree, where)
-
-
-def _placed_as(opt_state, where, mesh):
-  """An optimiser's moments lie where the weights of their name lie."""
-  by_path = {
-      jax.tree_util.keystr(path): s
-      for path, s in jax.tree_util.tree_flatten_with_path(where)[0]}
-
-  def place(path, x):
-    name = jax.tree_util.keystr(path)
-    s = next((s for p, s in by_path.items() if name.endswith(p)),
-             NamedSharding(mesh, PartitionSpec()))
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
-
-  return jax.tree_util.tree_map_with_path(place, opt_state)
 
 
 def _compile(step, mesh, *args, **static) -> Compiled:

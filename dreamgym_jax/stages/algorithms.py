@@ -22,7 +22,7 @@ from dreamgym_jax import (
 )
 from dreamgym_jax.data import batches
 from dreamgym_jax.learners import dpo, gigpo, ppo
-from dreamgym_jax.models import encoder, transformer
+from dreamgym_jax.models import encoder, sharding, transformer
 from dreamgym_jax.text import states
 
 # What an iteration without an update reports.
@@ -184,7 +184,8 @@ def _ppo(c, cfg) -> Algorithm:
   def update(state, p, reference, frozen):
     del frozen    # config.validate: the critic has no adapters
     streams = ppo.ppo_streams(*p.tokens, p.rewards, p.valid_JxG.reshape(-1))
-    packed = [targets(state.critic.params, b) for b in _packed(c, streams)]
+    packed = [targets(state.critic.params, _on_mesh(b))
+              for b in _packed(c, streams)]
     return _steps(step_fn, state, ppo.whiten(packed), reference)
 
   def groups(p):
@@ -238,13 +239,18 @@ def shape_rows(
   return 2 ** int(np.ceil(np.log2(rows)))
 
 
+def _on_mesh(batch: types.Params) -> types.Params:
+  """By rows over the mesh; how many there are is chosen by what was played."""
+  return sharding.shard_batch(sharding.fill_up(batch))
+
+
 def _steps(
     step_fn, state, packed: Sequence, *weights: types.Params
 ) -> tuple[Any, Metrics]:
   """One optimiser step on each batch, and the mean of their metrics."""
   every = []
   for batch in packed:
-    state, metrics = step_fn(state, batch, *weights)
+    state, metrics = step_fn(state, _on_mesh(batch), *weights)
     every.append(metrics)
   if not every:
     return state, dict(_NO_UPDATE)

@@ -108,8 +108,8 @@ def base_stage(run: runs.Run) -> None:
     cfg = run.model_config(prompt.tok.vocab_size)
     streams = _fitting(run, base_streams(
         prompt, episodes, c.base.rename, c.base.lookups, c.seed))
-    params = jax.jit(transformer.init, static_argnums=1)(
-        jax.random.key(c.seed), cfg)
+    params = transformer.place(jax.jit(transformer.init, static_argnums=1)(
+        jax.random.key(c.seed), cfg), cfg)
     params, result['loss'] = _fit(run, 'base', params, streams, cfg,
                                   c.base.steps, c.base.lr)
     result.update(parameters=transformer.n_params(params),

@@ -15,6 +15,7 @@ With `model.pretrained` tokenizer and base are that model's; with
 import contextlib
 import dataclasses
 import functools
+import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -24,9 +25,15 @@ import jax
 import ml_collections
 import tqdm
 
-from dreamgym_jax import checkpoint, types
+from dreamgym_jax import checkpoint, config, types
 from dreamgym_jax.data import trajectories
-from dreamgym_jax.models import lora, pretrained, transformer, weights
+from dreamgym_jax.models import (
+    lora,
+    pretrained,
+    sharding,
+    transformer,
+    weights,
+)
 from dreamgym_jax.report import writer
 from dreamgym_jax.text import pretrained as tokenizers
 from dreamgym_jax.text import prompts, tokenizer
@@ -34,7 +41,7 @@ from dreamgym_jax.text import prompts, tokenizer
 SHIPPED = pathlib.Path(__file__).parents[1] / 'shipped'
 # Keys that may differ when a run is resumed: they change no result.
 _MAY_CHANGE = ('env.workers', 'env.timeout', 'report.', 'checkpoint_every',
-               'plan.',
+               'plan.', 'mesh.',
                'teacher.key_env', 'teacher.retries', 'teacher.timeout',
                'teacher.workers', 'teacher.prompt_price',
                'teacher.completion_price')
@@ -114,20 +121,66 @@ class Files:
   def base(self) -> types.Params:
     """The base without adapters; read once, for all roles share its arrays."""
     V = self.tok.vocab_size
+    cfg = self.model_config(V)
     if self.config.model.pretrained:
-      return pretrained.load(self._pretrained, V).params
-    return weights.load(self.need('base.safetensors'), self.model_config(V))
+      return transformer.place(pretrained.load(
+          self._pretrained, V, sharding.in_use()).params, cfg)
+    return self._read('base', cfg)
+
+  def _read(
+      self, name: str, cfg: transformer.ModelConfig,
+      shapes: types.Params | None = None,
+  ) -> types.Params:
+    """A file of weights, on the mesh."""
+    path = self.need(f'{name}.safetensors')
+    return transformer.place(weights.load(path, cfg, shapes), cfg)
 
   def params(self, name: str, cfg: transformer.ModelConfig) -> types.Params:
     """A role's weights; 'base' is where roles start."""
     rank, is_base = self.config.model.lora_rank, name == 'base'
     if not rank:
-      return self.base if is_base else weights.load(
-          self.need(f'{name}.safetensors'), cfg)
-    own = (lora.init(jax.random.key(self.config.seed), cfg, rank) if is_base
-           else weights.load(self.need(f'{name}.safetensors'), cfg,
-                             lora.shapes(cfg, rank)))
+      return self.base if is_base else self._read(name, cfg)
+    own = (transformer.place(
+        lora.init(jax.random.key(self.config.seed), cfg, rank), cfg)
+           if is_base else self._read(name, cfg, lora.shapes(cfg, rank)))
     return lora.join(self.base, own)
+
+
+def open_mesh(files: Files) -> jax.sharding.Mesh:
+  """The mesh that a config asks for; ConfigError names the key that is wrong.
+
+  Batches of RL are filled up with empty rows, and the samplers' rows rounded
+  up; what must divide is what the config fixes.
+  """
+  c = files.config
+  if jax.process_count() > 1:
+    raise config.ConfigError(
+        f'--coordinator: this is one of {jax.process_count()} processes, but '
+        'the stages run in one, for what a page answers one process no other '
+        'hears. Give each process a --config.seed and a --workdir of its own, '
+        'without --coordinator (launch/), or one process all devices of its '
+        'host (--config.mesh.data=-1)')
+  sizes = c.mesh.data, c.mesh.fsdp, c.mesh.tensor
+  devices = jax.devices()
+  if -1 not in sizes:
+    devices = devices[:math.prod(sizes)]
+  try:
+    mesh = sharding.make_mesh(*sizes, devices=devices)
+  except ValueError as error:
+    raise config.ConfigError(
+        f'mesh.data, mesh.fsdp, mesh.tensor: {error}') from error
+  n = sharding.n_batch_shards(mesh)
+  cfg = files.model_config(1)
+  for key, value, axes, parts in (
+      ('batch.rows', c.batch.rows, 'mesh.data * mesh.fsdp', n),
+      ('batch.positions', c.batch.positions, 'mesh.data * mesh.fsdp', n),
+      ('model.D', cfg.D, 'mesh.fsdp', mesh.shape['fsdp']),
+      ('model.H', cfg.H, 'mesh.tensor', mesh.shape['tensor']),
+      ('model.F', cfg.F, 'mesh.tensor', mesh.shape['tensor'])):
+    if value % parts:
+      raise config.ConfigError(
+          f'{key}={value} does not divide over {axes}={parts}')
+  return mesh
 
 
 @dataclasses.dataclass(frozen=True)
