@@ -139,8 +139,8 @@ def test_a_shard_reads_its_own_part(both, monkeypatch):
           np.testing.assert_array_equal(
               read(tuple(index)), array[tuple(index)], err_msg=f'{key} {axis}')
           seen += 1
-  # Two axes of seven matrices and of the embedding; those that are odd (key/value
-  # heads and vocabulary of one of the models) are not split.
+  # Two axes of seven matrices and of the embedding; one model's key/value heads
+  # and vocabulary are odd, and not split.
   assert seen >= 13
 
 

@@ -163,7 +163,8 @@ def test_a_mesh_is_of_the_devices_that_are_there(run):
 @pytest.mark.parametrize('sizes, change, words', [
     ((2, 4, 1), {'rows': 4},
      r'batch.rows=4 does not divide over mesh.data \* mesh.fsdp=8'),
-    ((1, 2, 1), {'rows': 2, 'positions': 127}, 'batch.positions=127 does not divide'),
+    ((1, 2, 1), {'rows': 2, 'positions': 127},
+     'batch.positions=127 does not divide'),
     ((1, 32, 1), {'rows': 32}, 'model.D=16 does not divide over mesh.fsdp=32'),
     ((1, 1, 4), {}, 'model.H=2 does not divide over mesh.tensor=4'),
 ])
