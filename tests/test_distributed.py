@@ -150,7 +150,8 @@ def test_wrong_flags_are_named(arguments, words):
 
 
 def test_where_nothing_knows_of_others_the_flags_are_named(monkeypatch):
-  for name in [n for n in os.environ if n.startswith(('SLURM_', 'OMPI_'))]:
+  for name in [n for n in os.environ if n.startswith(
+      ('SLURM_', 'OMPI_', 'KUBERNETES_', 'JAX_COORDINATOR'))]:
     monkeypatch.delenv(name)
   with pytest.raises(distributed.DistributedError, match='auto.*--processes'):
     distributed.join('auto')
