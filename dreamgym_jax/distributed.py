@@ -53,9 +53,11 @@ def join(
     jax.distributed.initialize(
         **given, initialization_timeout=max(1, round(timeout)))
   except (ValueError, RuntimeError) as error:
+    advice = '' if given else (
+        ' Give it as host:port, with --processes and --process.')
     raise DistributedError(
         f'--coordinator={coordinator}: cannot join the other processes: '
-        f'{error}') from error
+        f'{error}{advice}') from error
 
 
 def is_first() -> bool:

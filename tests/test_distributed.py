@@ -149,6 +149,14 @@ def test_wrong_flags_are_named(arguments, words):
     distributed.join(*arguments)
 
 
+def test_where_nothing_knows_of_others_the_flags_are_named(monkeypatch):
+  for name in [n for n in os.environ if n.startswith(
+      ('SLURM_', 'OMPI_', 'KUBERNETES_', 'JAX_COORDINATOR'))]:
+    monkeypatch.delenv(name)
+  with pytest.raises(distributed.DistributedError, match='auto.*--processes'):
+    distributed.join('auto')
+
+
 def test_alone_nobody_is_waited_for():
   assert distributed.is_first()
   distributed.barrier('alone', 0.0)
