@@ -82,8 +82,11 @@ def rows_of(workdir: pathlib.Path, stage: str) -> list[dict]:
   return [r for r in writer.read_metrics(workdir) if r['stage'] == stage]
 
 
-def timeless(record: dict) -> dict:
-  return {k: v for k, v in record.items() if k not in CLOCKS}
+def timeless(record):
+  """Without clocks, however deep they stand."""
+  if not isinstance(record, dict):
+    return record
+  return {k: timeless(v) for k, v in record.items() if k not in CLOCKS}
 
 
 def files_of(workdir: pathlib.Path) -> dict[str, bytes]:
