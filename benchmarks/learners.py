@@ -32,6 +32,7 @@ _RUNS = pathlib.Path('runs/benchmark-learners')
 _SFT = 'sft'
 _WORLDS = {'DreamGym': 'dream', 'DreamGym-S2R': 'S2R',
            'real GRPO, equal updates': 'real'}
+_LABELS = {'gigpo': 'GiGPO'}         # others in capitals
 _EVERY_DEMO = 1_000_000
 
 
@@ -75,8 +76,8 @@ def rows_of(name: str, report: dict) -> list[list[str]]:
         for split in ('held-out seeds', 'held-out tasks'))
     low, high = seeds['wilson95']
     found.append([
-        f'{name.upper()}, {world}', f'{seeds["real_online"]:,}',
-        f'{seeds["real_all"]:,}',
+        f'{_LABELS.get(name, name.upper())}, {world}',
+        f'{seeds["real_online"]:,}', f'{seeds["real_all"]:,}',
         f'{report["ledger"]["dreamed"] if world != "real" else 0:,}',
         f'{seeds["successes"]}/{seeds["episodes"]} '
         f'[{100 * low:.1f}, {100 * high:.1f}]',
