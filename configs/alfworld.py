@@ -46,9 +46,10 @@ def _adapt(c) -> None:
   # Receptacles and objects are few words: no copying to be taught.
   c.base.rename = c.experience.rename = 0.0
   c.collect.pages = 200
-  # Slips that are mended or not: experts hardly ever click where they are.
+  # Slips that are mended or not: experts hardly ever click where they are, and
+  # only errands try what does not fit.
   c.collect.behaviours = ('expert', 'noisy', 'noisy', 'near_miss', 'careless',
-                          'random')
+                          'errand', 'errand', 'random')
   c.experience.compares = True      # who is where: copied well, compared badly
   c.base.steps, c.experience.steps = 4_000, 4_000
   c.warmup.demos, c.warmup.epochs = 100, 6

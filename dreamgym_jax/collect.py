@@ -42,14 +42,19 @@ class Actor:
   def __init__(
       self, behaviour: str, task: types.Task, expert: Expert,
       rehearse: behaviours_lib.Rehearse, rng: np.random.Generator,
+      errands: behaviours_lib.Errands | None = None,
   ):
     self._behaviour, self._task, self._expert = behaviour, task, expert
     self._rng = rng
     self._step = -1
-    self._course = self._plan = None
+    self._course = self._plan = self._errand = None
     if behaviour in behaviours_lib.ON_COURSE:
       self._course = rehearse(task)
       self._plan = behaviours_lib.make_plan(rng, self._course.n_steps)
+    if behaviour == behaviours_lib.ERRAND:
+      if errands is None:
+        raise ValueError(f'no {behaviour} is known here: collect.behaviours')
+      self._errand = errands(rng)
 
   def act(self, state: str) -> tuple[str, str]:
     """(thought, action); the thought only where the expert's advice is taken.
@@ -65,6 +70,8 @@ class Actor:
       advice = self._course.act(self._step, state) or wanted
       following = self._course.act(
           self._step + 1, behaviours_lib.imagine(state, advice))
+    if self._errand:
+      advice = self._errand(state) or wanted
     action = behaviours_lib.choose(
         self._behaviour, advice, state, self._task.instruction, self._rng,
         step=self._step, plan=self._plan, next_action=following)
@@ -101,6 +108,7 @@ def collect(
     accepts: Callable[[types.Task], bool], annotate: Annotate,
     max_elements: int, seed: int, rows: int,
     on_step: Callable[[int], None] = lambda n: None,
+    errands: behaviours_lib.Errands | None = None,
 ) -> Collected:
   """One episode of each behaviour on every task.
 
@@ -117,6 +125,8 @@ def collect(
       behaviour) alone.
     rows: episodes at once.
     on_step: called with the number of steps just taken.
+    errands: what an 'errand' is about; raises ValueError where one is wanted
+      and none is known.
   """
   passed_over: Counter[str] = Counter()
   episodes: list[types.Episode] = []
@@ -135,19 +145,21 @@ def collect(
       elif batch[r][1] == 0:
         passed_over[task.family] += 1
     episodes += _play(
-        world, live, batch, kept, expert, rehearse, annotate, seed, on_step)
+        world, live, batch, kept, expert, rehearse, annotate, seed, on_step,
+        errands)
   return Collected(episodes, dict(passed_over))
 
 
 def _play(
-    world, live, batch, kept, expert, rehearse, annotate, seed, on_step
+    world, live, batch, kept, expert, rehearse, annotate, seed, on_step,
+    errands,
 ) -> list[types.Episode]:
   actors, steps, errors = {}, {r: [] for r in kept}, {}
   now = {r: live[r].initial_state for r in kept}
   for r in kept:
     _, index, name = batch[r]
     rng = np.random.default_rng((seed, live[r].seed, index))
-    actors[r] = Actor(name, live[r], expert, rehearse, rng)
+    actors[r] = Actor(name, live[r], expert, rehearse, rng, errands)
   active = list(kept)
   while active:
     chosen = [actors[r].act(now[r]) for r in active]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import pytest
 
@@ -38,7 +39,7 @@ def played(world, behaviours, n):
   return collect.collect(
       world, tasks, behaviours, alfworld_experts.advise,
       alfworld_experts.rehearse, alfworld_tasks.accepts,
-      alfworld_tasks.annotate, 40, 0, 24)
+      alfworld_tasks.annotate, 40, 0, 24, errands=alfworld_experts.errands)
 
 
 @pytest.fixture(scope='module')
@@ -291,3 +292,17 @@ def test_clicks_with_full_hands():
       ['move mug 1 to drawer 1']]
   with pytest.raises(actions.ActionError, match='no such element'):
     alfworld_pages.commands('click [9]', page)
+
+
+def test_errands_try_what_fits_and_what_does_not(make):
+  kept = [s for _, _, s in steps(played(make(observe='full'), ('errand',), 4))]
+  assert all(s.reasoning for s in kept)
+  refused = [s for s in kept if 'does not fit' in s.reasoning]
+  moved = [s for s in kept if alfworld_tasks.read(s.state).carried
+           and not s.is_invalid and s.next_state != states.OVER
+           and not alfworld_tasks.read(s.next_state).carried]
+  readied = [s for s in kept for word in alfworld_tasks.READY.values()
+             if s.next_state.count(f'{word} ') > s.state.count(f'{word} ')]
+  assert len(refused) > 20 and len(moved) > 20 and readied
+  assert not any(a.is_invalid and a.action == b.action
+                 for a, b in itertools.pairwise(kept))

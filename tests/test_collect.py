@@ -203,3 +203,12 @@ def test_the_script_is_what_the_expert_would_do():
   task = Pages().reset([types.Task('enter-text', 1)])[0]
   assert collect.script(task, miniwob_tasks.advise) == [
       'fill [1] karrie', 'click [2]']
+
+
+def test_an_errand_takes_the_errands_own_way():
+  with pytest.raises(ValueError, match='errand'):
+    gather(names=('errand',), seeds=range(1))
+  kept = gather(names=('errand',), seeds=range(4),
+                errands=lambda rng: lambda state: 'click [99]').episodes
+  assert all(s.is_invalid and not s.thought
+             for e in kept for s in e.transitions)

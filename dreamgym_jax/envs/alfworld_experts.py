@@ -7,6 +7,8 @@ first where the thing may lie. It starts anew from any state, so it also mends.
 
 from collections.abc import Callable
 
+import numpy as np
+
 from dreamgym_jax import types
 from dreamgym_jax.envs import (
     alfworld_games,
@@ -30,7 +32,51 @@ def advise(task: types.Task, state: str) -> tuple[str, str]:
 
   Raises InstructionError where the instruction cannot be read.
   """
-  goal, page = alfworld_tasks.goal_of(task), alfworld_tasks.read(state)
+  return _advise(alfworld_tasks.goal_of(task), alfworld_tasks.read(state))
+
+
+def errands(rng: np.random.Generator) -> Callable[[str], str]:
+  """Carries any thing to any place, or to a tool first, allowed or not.
+
+  What fits where, and what can be heated, no page shows: it has to be tried.
+  On to the next errand when one is done, refused or impossible.
+  """
+  goal, carried, seen = None, '', ''
+
+  def act(state: str) -> str:
+    nonlocal goal, carried, seen
+    try:
+      page = alfworld_pages.read(state)
+      is_over = (state in (seen, states.invalid(state))
+                 or carried and not page.carried)
+      carried, seen = page.carried, state
+      if goal is None or is_over:
+        goal = _draw(page, rng)
+      return _advise(goal, page)[1]
+    except (GoalError, alfworld_pages.PageError):
+      goal = None
+      return ''
+
+  return act
+
+
+def _draw(page: Page, rng: np.random.Generator) -> Goal:
+  """An errand elsewhere, with what is held or shown; GoalError without."""
+  things = page.of_kind(alfworld_pages.THING)
+  things = [t for t in things if t.place == alfworld_pages.HAND] or things
+  places, tools = (page.of_kind(kind) for kind in (
+      alfworld_pages.PLACE, alfworld_pages.TOOL))
+  here = {p.type for p in places if p.name in page.at} | {
+      t.name for t in tools if t.place in page.at}
+  places = [p.type for p in places if p.type not in here]
+  if not things or not places:
+    raise GoalError('nothing to carry here')
+  kinds = ['pick', *(t.name for t in tools if t.name not in here)]
+  return Goal(str(rng.choice(kinds)), str(rng.choice([t.type for t in things])),
+              str(rng.choice(places)), '')
+
+
+def _advise(goal: Goal, page: Page) -> Advice:
   hand = next((t for t in page.of_kind(alfworld_pages.THING)
                if t.place == alfworld_pages.HAND), None)
   if hand is None:

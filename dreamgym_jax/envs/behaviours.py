@@ -1,10 +1,12 @@
-"""Ways to act for the offline data: expert, noisy, near misses, random.
+"""Ways to act for the offline data: expert, noisy, near miss, random, errand.
 
 An experience model that only ever saw right actions learns to copy the goal
 and calls every last click a success. So most episodes hold actions that are
 wrong in a small and telling way: a letter, a neighbour, one step too early. A
 near miss slips once; a careless actor slips again and again, as an untrained
-policy does, so that several of the things asked for are wrong together.
+policy does, so that several of the things asked for are wrong together. An
+errand is skilled and about something else, possible or not: what a world
+forbids shows where someone means to do it.
 
 Pure functions of text and a numpy generator; the real page judges the result.
 """
@@ -21,8 +23,8 @@ from dreamgym_jax.text import actions as actions_lib
 from dreamgym_jax.text import states
 
 EXPERT, NOISY, NEAR_MISS, RANDOM = 'expert', 'noisy', 'near_miss', 'random'
-CARELESS = 'careless'
-BEHAVIOURS = (EXPERT, NOISY, NEAR_MISS, CARELESS, RANDOM)
+CARELESS, ERRAND = 'careless', 'errand'
+BEHAVIOURS = (EXPERT, NOISY, NEAR_MISS, CARELESS, RANDOM, ERRAND)
 ON_COURSE = (NEAR_MISS, CARELESS)    # they go on as if nothing had happened
 FIELDS = ('textbox', 'textarea')
 KINDS = (
@@ -69,6 +71,8 @@ class Course(NamedTuple):
 
 # The course of a task, given its initial state
 Rehearse = Callable[[types.Task], Course]
+# The errands of one episode: state -> the next action; '' where there is none
+Errands = Callable[[np.random.Generator], Callable[[str], str]]
 
 
 def choose(
@@ -86,13 +90,14 @@ def choose(
   """The action of a behaviour at one step.
 
   Args:
+    expert_action: what is meant to be done; by 'errand', the errand's.
     step: steps of the episode so far; compared with `plan.step`.
     plan: of `make_plan`; wanted for 'near_miss'.
     next_action: what the expert does after this step (ask it about
       `imagine(state, expert_action)`); '' if unknown: no 'skip' then.
     noise: share of random actions of 'noisy'.
   """
-  if behaviour == EXPERT:
+  if behaviour in (EXPERT, ERRAND):
     return expert_action
   if behaviour == RANDOM:
     return random_action(state, instruction, rng)

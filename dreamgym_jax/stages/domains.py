@@ -56,6 +56,8 @@ class Domain(NamedTuple):
   n_pages: Callable[[ml_collections.ConfigDict, str], int | None] = endless
   # (tasks, rows) -> indices of those that may be played side by side
   lots: Callable[[Sequence[types.Task], int], list[list[int]]] = in_order
+  # what the behaviour 'errand' is about; None where it is not known
+  errands: behaviours.Errands | None = None
 
 
 # name -> (module beside this one, its Domain, what it needs installed)

@@ -32,7 +32,8 @@ DOMAIN = domains.Domain(
     world=functools.partial(_world, 'seen'),
     advise=alfworld_experts.advise, rehearse=alfworld_experts.rehearse,
     accepts=alfworld_tasks.accepts, annotate=alfworld_tasks.annotate,
-    is_determined=alfworld_tasks.is_determined)
+    is_determined=alfworld_tasks.is_determined,
+    errands=alfworld_experts.errands)
 # Its pages show where everything is, so a generated one is a whole game.
 MAPPED = DOMAIN._replace(
     title='ALFWorld with a map', world=functools.partial(_world, 'full'),

@@ -60,6 +60,9 @@ def _played(run: runs.Run, domain: domains.Domain) -> list[types.Episode]:
     raise config.ConfigError(
         f'name={c.name!r} has no experts to play its pages: give recorded '
         'episodes, --config.collect.trajectories=episodes.jsonl.gz')
+  if behaviours.ERRAND in c.collect.behaviours and domain.errands is None:
+    raise config.ConfigError(
+        f'collect.behaviours: name={c.name!r} knows no {behaviours.ERRAND!r}')
   tasks = [types.Task(f, s) for f in c.env.families
            for s in domains.pages(c, f, 'train')[:c.collect.pages]]
   total = len(tasks) * len(c.collect.behaviours)
@@ -67,7 +70,7 @@ def _played(run: runs.Run, domain: domains.Domain) -> list[types.Episode]:
     collected = collect.collect(
         players.real, tasks, c.collect.behaviours, domain.advise,
         domain.rehearse, domain.accepts, domain.annotate,
-        c.env.max_elements, c.seed, c.env.rows, bar.update)
+        c.env.max_elements, c.seed, c.env.rows, bar.update, domain.errands)
   run.say(f'   {len(collected.episodes)} of {total} episodes kept; pages '
           f'passed over: {collected.passed_over or "none"}')
   return collected.episodes
