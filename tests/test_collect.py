@@ -210,5 +210,6 @@ def test_an_errand_takes_the_errands_own_way():
     gather(names=('errand',), seeds=range(1))
   kept = gather(names=('errand',), seeds=range(4),
                 errands=lambda rng: lambda state: 'click [99]').episodes
+  assert len(kept) == 4
   assert all(s.is_invalid and not s.thought
              for e in kept for s in e.transitions)

@@ -46,14 +46,14 @@ def errands(rng: np.random.Generator) -> Callable[[str], str]:
   def act(state: str) -> str:
     nonlocal goal, carried, seen
     try:
-      page = alfworld_pages.read(state)
+      page = alfworld_tasks.read(state)
       is_over = (state in (seen, states.invalid(state))
                  or carried and not page.carried)
       carried, seen = page.carried, state
       if goal is None or is_over:
         goal = _draw(page, rng)
       return _advise(goal, page)[1]
-    except (GoalError, alfworld_pages.PageError):
+    except GoalError:
       goal = None
       return ''
 
