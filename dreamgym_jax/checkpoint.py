@@ -228,9 +228,13 @@ class Stages:
             if not k.startswith(tuple(ignore))}
     record = {'hash': config_hash(flat), 'config': flat}
     path = pathlib.Path(workdir) / 'config.json'
-    if not path.exists():
+    if distributed.is_first() and not path.exists():
       write_json_atomic(path, record)
-      return
+    distributed.barrier('workdir opened')
+    if not path.exists():
+      raise CheckpointError(
+          f'{path} was written by the first process and is not here: '
+          '--workdir must be on a disk that all processes see')
     old = read_json(path)
     if old['hash'] == record['hash']:
       return
@@ -264,10 +268,12 @@ class Stages:
     return self._read(name)['seconds']
 
   def finish(self, name: str, result: Any, seconds: float) -> None:
-    """Marks a stage done. result: JSON-able."""
-    write_json_atomic(self._path(name), {
-        'stage': name, 'seconds': round(seconds, 3), 'result': result,
-        'finished': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())})
+    """Marks a stage done. result: JSON-able. All processes call this."""
+    if distributed.is_first():
+      write_json_atomic(self._path(name), {
+          'stage': name, 'seconds': round(seconds, 3), 'result': result,
+          'finished': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())})
+    distributed.barrier(f'stage {name} done')
 
   def _path(self, name: str) -> pathlib.Path:
     return self._dir / f'{name}.json'

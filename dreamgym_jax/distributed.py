@@ -1,12 +1,14 @@
 """Several processes of one computation: joining, waiting, who writes.
 
-Each process holds some of the devices of one mesh and runs the same program.
-Every process calls the same functions in the same order; files and logs are
-the first one's. `sft.fit`, checkpoints and weights work so; the stages do not
-(see train.py): what a page answered one process, no other has heard.
+Each process holds some of the devices of one mesh and runs the same program on
+the same texts: all call the same functions in the same order. Real worlds are
+divided, each process plays rows of its own and tells the others what it saw
+(envs/shared.py). Files and logs are the first one's, on a disk that all see.
 """
 
 import collections
+import json
+from typing import Any
 
 import jax
 
@@ -65,11 +67,16 @@ def is_first() -> bool:
   return jax.process_index() == 0
 
 
-def barrier(name: str, timeout: float = 600.0) -> None:
-  """Waits for all processes; alone it does nothing.
+def gather(name: str, value: Any, timeout: float = 600.0) -> list[Any]:
+  """What each process brought, in their order; alone, the one value.
 
-  Each signs in at the coordination service, so that who waits in vain can say
-  for whom. All processes must come to barriers of a name in the same order.
+  Each leaves its value at the coordination service, so that who waits in vain
+  can say for whom. All processes must come to a name in the same order.
+
+  Args:
+    name: what it is about; also of the error.
+    value: JSON-able; a few MB of all processes together.
+    timeout: seconds.
 
   Raises DistributedError naming the missing ones after `timeout` seconds.
   """
@@ -77,18 +84,39 @@ def barrier(name: str, timeout: float = 600.0) -> None:
   from jax._src import distributed
   state = distributed.global_state
   if state.client is None or state.num_processes == 1:
-    return
+    return [value]
   _uses[name] += 1
-  key = f'{_PREFIX}/{name}/{_uses[name]}'
-  state.client.key_value_set(f'{key}/{state.process_id}', 'here')
+  here = f'{_PREFIX}/{name}'
+  key = f'{here}/{_uses[name]}'
+  state.client.key_value_set_bytes(
+      f'{key}/{state.process_id}', json.dumps(value).encode())
   try:
     state.client.wait_at_barrier(key, round(timeout * 1000))
   except jax.errors.JaxRuntimeError as error:
-    came = {int(k.rpartition('/')[2])
-            for k, _ in state.client.key_value_dir_get(f'{key}/')}
+    came = _brought(state.client, key)
     missing = [str(i) for i in range(state.num_processes) if i not in came]
     raise DistributedError(
         f'barrier {name!r}: waited for process {", ".join(missing)} of '
         f'{state.num_processes} (at most {timeout:g} s); see what it printed '
         'last' if missing else f'barrier {name!r}: {error}') from error
+  came = _brought(state.client, key)
+  if _uses[name] > 1:    # all have read the last one, for all have come here
+    state.client.key_value_delete(
+        f'{here}/{_uses[name] - 1}/{state.process_id}')
+  return [json.loads(came[i]) for i in range(state.num_processes)]
 
+
+def _brought(client, key: str) -> dict[int, bytes]:
+  """What lies at the service, by process."""
+  return {int(k.rpartition('/')[2]): v
+          for k, v in client.key_value_dir_get_bytes(f'{key}/')}
+
+
+def barrier(name: str, timeout: float = 600.0) -> None:
+  """Waits for all processes, as `gather`; alone it does nothing."""
+  gather(name, None, timeout)
+
+
+def of_first(name: str, value: Any) -> Any:
+  """The first process's value, e.g. what its clock says."""
+  return gather(name, value)[0]

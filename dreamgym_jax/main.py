@@ -51,8 +51,8 @@ _CACHE = flags.DEFINE_string(
 _COORDINATOR = flags.DEFINE_string(
     'coordinator', '', 'Makes this one of several processes: host:port of the '
     "first one, with --processes and --process; or 'auto', where Slurm, Open "
-    'MPI, a TPU VM, GKE or Kubernetes knows them. The stages run in one '
-    'process so far, and say so.')
+    'MPI, a TPU VM, GKE or Kubernetes knows them. All need the same --workdir, '
+    'on a disk that all see, and --config.mesh.data=-1.')
 _PROCESSES = flags.DEFINE_integer('processes', 0, 'How many there are.')
 _PROCESS = flags.DEFINE_integer('process', -1, 'Which this is, from 0.')
 
@@ -81,7 +81,7 @@ def _main(argv: list[str]) -> None:
   # After flag parsing, so that --help answers at once.
   import jax
 
-  from dreamgym_jax import distributed, plan, train
+  from dreamgym_jax import distributed, plan, preemption, train
 
   if _CACHE.value:
     path = os.path.expanduser(_CACHE.value)
@@ -94,6 +94,7 @@ def _main(argv: list[str]) -> None:
   try:
     if _COORDINATOR.value:
       distributed.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    preemption.listen()
     if _MODE.value == 'plan':
       jax.config.update('jax_platforms', 'cpu')
       jax.config.update('jax_enable_compilation_cache', False)
@@ -105,6 +106,8 @@ def _main(argv: list[str]) -> None:
     train.main(_MODE.value, config, pathlib.Path(workdir), _commit(),
                ' '.join(['python -m dreamgym_jax.main', *sys.argv[1:]]),
                _UNTIL.value, _PROMPT.value)
+  except preemption.Stopped:
+    print('\nstopped by SIGTERM; the same command goes on from here')
   except train.EXPECTED as error:
     # The message says what to do; a traceback would bury it.
     sys.exit(f'\n{type(error).__name__}: {error}')

@@ -141,7 +141,7 @@ class Sampler:
     stop_V, barred_V = np.zeros((2, self.cfg.V), bool)
     stop_V[list(stop)] = barred_V[list(barred)] = True
     draw = decoding.Draw(
-        jax.random.key_data(key), np.asarray(streams, np.int32),
+        np.asarray(jax.random.key_data(key)), np.asarray(streams, np.int32),
         np.float32(temperature), np.int32(top_k or self.cfg.V),
         np.float32(top_p), stop_V, barred_V, _padded_watch(watch))
     for row, tokens in zip(rows, inputs, strict=True):
@@ -252,7 +252,7 @@ class Sampler:
 
     none = np.zeros(0, np.int32)
     draw = decoding.Draw(
-        jax.random.key_data(jax.random.key(0)), none,
+        np.asarray(jax.random.key_data(jax.random.key(0))), none,
         np.float32(0), np.int32(1), np.float32(1),
         *np.zeros((2, self.cfg.V), bool), _padded_watch([0] * n_watch))
     self.start(self.n_rows)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from dreamgym_jax import checkpoint, learner, types
+from dreamgym_jax import checkpoint, learner, preemption, types
 from dreamgym_jax.data import batches
 from dreamgym_jax.models import lora, sharding, transformer
 
@@ -40,6 +40,9 @@ def fit(
 
   Returns:
     The trained parameters.
+
+  Raises:
+    preemption.Stopped: asked to stop, after a checkpoint.
   """
   streams, _ = batches.drop_long(streams, shape)
   optimizer = learner.make_optimizer(
@@ -57,16 +60,21 @@ def fit(
   done = restored.step if restored else 0
   losses: list[jax.Array] = []
   n_tokens = 0
-  for batch, after in batches.epochs(streams, *shape, cursor):
-    if done >= steps:
-      break
-    state, metrics = step_fn(state, sharding.shard_batch(batch), frozen)
-    losses.append(metrics['loss'])
-    n_tokens += int((batch.segment_BxT > 0).sum())
-    done += 1
-    if done % _REPORT_EVERY == 0 or done == steps:
-      on_step(done, float(np.mean(jax.device_get(losses))), n_tokens)
-      losses, n_tokens = [], 0
-    if done % checkpoint_every == 0 or done == steps:
-      saver.save(done, state, {'cursor': list(after)})
+  with preemption.hold():
+    for batch, after in batches.epochs(streams, *shape, cursor):
+      if done >= steps:
+        break
+      state, metrics = step_fn(state, sharding.shard_batch(batch), frozen)
+      losses.append(metrics['loss'])
+      n_tokens += int((batch.segment_BxT > 0).sum())
+      done += 1
+      is_asked = False
+      if done % _REPORT_EVERY == 0 or done == steps:
+        on_step(done, float(np.mean(jax.device_get(losses))), n_tokens)
+        losses, n_tokens = [], 0
+        is_asked = preemption.is_asked()
+      if done % checkpoint_every == 0 or done == steps or is_asked:
+        saver.save(done, state, {'cursor': list(after)})
+      if is_asked:
+        raise preemption.Stopped
   return lora.join(frozen, state.params)

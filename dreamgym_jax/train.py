@@ -91,10 +91,10 @@ def main(
     elif mode == 'evaluate':
       with jax.set_mesh(mesh), casts.Cast(run) as cast:
         judging.evaluate_stage(run, cast)
-    if mode == 'ship':
-      shipping.ship_stage(run)
-      return
-    telling.report_stage(run)
+    if distributed.is_first():
+      end = shipping.ship_stage if mode == 'ship' else telling.report_stage
+      end(run)
+    distributed.barrier('told')
 
 
 def _run(run: runs.Run, until: str) -> None:

@@ -22,7 +22,7 @@ from flax import struct
 
 from dreamgym_jax import advantages, learner, losses, types
 from dreamgym_jax.data import batches
-from dreamgym_jax.models import transformer
+from dreamgym_jax.models import sharding, transformer
 
 
 @struct.dataclass
@@ -153,7 +153,7 @@ def whiten(packed: Sequence[PpoBatch]) -> list[PpoBatch]:
   all of them tie.
   """
   adv_P, weight_P = (
-      np.concatenate([np.asarray(x) for x in xs] or [np.zeros(0)])
+      np.concatenate([sharding.on_host(x) for x in xs] or [np.zeros(0)])
       for xs in ([p.batch.adv_P for p in packed],
                  [p.batch.weight_P for p in packed])
   )
@@ -163,8 +163,9 @@ def whiten(packed: Sequence[PpoBatch]) -> list[PpoBatch]:
   mean = used.mean() if len(used) else 0.0
 
   def white(p: PpoBatch) -> PpoBatch:
-    adv_P = (np.asarray(p.batch.adv_P) - mean) * scale
-    adv_P = np.where(p.batch.weight_P != 0, adv_P, 0).astype(np.float32)
+    adv_P = (sharding.on_host(p.batch.adv_P) - mean) * scale
+    weight_P = sharding.on_host(p.batch.weight_P)
+    adv_P = np.where(weight_P != 0, adv_P, 0).astype(np.float32)
     return p._replace(batch=p.batch._replace(adv_P=adv_P))
 
   return [white(p) for p in packed]

@@ -145,7 +145,7 @@ def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw, *,
   cache = transformer.write(cache, row_R, s.recent, s.len_R)
   last_BxD = put_last(last_BxD, row_R, s.x_RxD)
   return (cache.k_NxBxKxSxd, cache.v_NxBxKxSxd, last_BxD,
-          (s.tok_RxC, s.logp_RxC, s.watch_RxW, s.len_R))
+          sharding.whole(s.tok_RxC, s.logp_RxC, s.watch_RxW, s.len_R))
 
 
 @functools.partial(
@@ -163,7 +163,7 @@ def extend(params, k, v, last_BxD, fill_B, row_R, tok_RxT, len_R, *, cfg,
     before = jnp.concatenate([first, x_RxTxD[:, :-1]], 1)
     logp_RxT, _ = transformer.logp_entropy(
         params, before.reshape(-1, cfg.D), tok_RxT.reshape(-1), cfg)
-    logp_RxT = logp_RxT.reshape(tok_RxT.shape)
+    logp_RxT, = sharding.whole(logp_RxT.reshape(tok_RxT.shape))
   end = jnp.maximum(len_R - 1, 0)[:, None, None]
   x_RxD = jnp.take_along_axis(x_RxTxD, end, 1)[:, 0]
   last_BxD = put_last(last_BxD, row_R, x_RxD)
@@ -189,7 +189,9 @@ def copy(k, v, last_BxD, from_R, to_R, *, columns):
 def after(params, last_BxD, row_R, *, cfg):
   """Log-probs of the next token [R, V]."""
   x_RxD = last_BxD.at[row_R].get(mode='clip')
-  return jax.nn.log_softmax(transformer.head(params, x_RxD, cfg), -1)
+  logp_RxV, = sharding.whole(
+      jax.nn.log_softmax(transformer.head(params, x_RxD, cfg), -1))
+  return logp_RxV
 
 
 def n_compiles() -> int:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dreamgym_jax.models import decoding, transformer
+from dreamgym_jax.models import decoding, sharding, transformer
 
 COLUMNS = 32                # tokens decoded between compactions, at most
 _MATCHED = 3                # tokens compared: the more agree, the better
@@ -154,4 +154,5 @@ def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw,
   cache = transformer.write(cache, row_R, s.recent, s.len_R)
   last_BxD = decoding.put_last(last_BxD, row_R, s.x_RxD)
   return (cache.k_NxBxKxSxd, cache.v_NxBxKxSxd, last_BxD,
-          (s.tok_RxC, s.logp_RxC, s.watch_RxW, s.len_R), s.calls)
+          sharding.whole(s.tok_RxC, s.logp_RxC, s.watch_RxW, s.len_R),
+          s.calls)

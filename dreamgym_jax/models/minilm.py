@@ -75,7 +75,8 @@ def make_encoder(
       for i, t in enumerate(some):
         len_R[i] = len(ids[t])
         tok_RxT[i, :len_R[i]] = ids[t]
-      out = np.asarray(embed(params, tok_RxT, len_R, heads=heads, eps=eps))
+      out = sharding.on_host(
+          embed(params, tok_RxT, len_R, heads=heads, eps=eps))
       known.update(zip(some, out, strict=False))
 
   def encode(texts: Sequence[str]) -> np.ndarray:

@@ -111,6 +111,11 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
       x, fitting(x.shape, names, mesh))
 
 
+def whole(*arrays: jax.Array) -> list[jax.Array]:
+  """Inside jit: a copy on every device, so that any process can read them."""
+  return [constrain(x, *[None] * x.ndim) for x in arrays]
+
+
 def alike(
     tree: Params, placed: Params, mesh: jax.sharding.Mesh | None = None
 ) -> Params | None:
@@ -175,7 +180,7 @@ def fill_up(batch: Params) -> Params:
 
 def on_host(x: jax.Array | np.ndarray) -> np.ndarray:
   """The whole of an array; where processes share it, all must call this."""
-  if getattr(x, 'is_fully_addressable', True):
+  if getattr(x, 'is_fully_addressable', True) or x.is_fully_replicated:
     return np.asarray(x)
   return multihost_utils.process_allgather(x, tiled=True)
 
@@ -193,12 +198,17 @@ def shard_batch(
     return batch
   n, sharding = n_batch_shards(mesh), batch_sharding(mesh)
 
-  def put(path, x):
+  def put_rows(path, x):
     rows = np.shape(x)[0] if np.ndim(x) else 0
     if rows == 0 or rows % n:
       raise ValueError(
           f'batch{jax.tree_util.keystr(path)} of shape {np.shape(x)} does not '
           f'divide by rows over {n} devices')
-    return jax.device_put(x, sharding)
+    return put_parts(np.asarray(x), sharding)
 
-  return jax.tree_util.tree_map_with_path(put, batch)
+  return jax.tree_util.tree_map_with_path(put_rows, batch)
+
+
+def put_parts(x: np.ndarray, where: NamedSharding) -> jax.Array:
+  """A host array on a mesh: each process feeds its own devices."""
+  return jax.make_array_from_callback(x.shape, where, lambda index: x[index])

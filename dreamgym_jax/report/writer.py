@@ -16,7 +16,7 @@ from typing import Self
 
 import tensorboardX
 
-from dreamgym_jax import checkpoint
+from dreamgym_jax import checkpoint, distributed
 
 METRICS, EVENTS = 'metrics.jsonl', 'tensorboard'
 STAGES = ('warmup', 'dream', 'transfer', 'real_grpo')
@@ -87,6 +87,28 @@ class MetricsWriter:
       trace: TracebackType | None,
   ) -> None:
     self.close()
+
+
+class Silent:
+  """What the other processes have in place of the first one's writer."""
+
+  def write(
+      self, stage: str, step: int, scalars: Mapping[str, float]
+  ) -> bool:
+    """Writes nothing."""
+    del stage, step, scalars
+    return False
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    """Has nothing to close."""
+
+
+def open_metrics(workdir: str | os.PathLike) -> MetricsWriter | Silent:
+  """The writer of a workdir, in the first process; the others write nothing."""
+  return MetricsWriter(workdir) if distributed.is_first() else Silent()
 
 
 def _drop_torn_line(path: pathlib.Path) -> None:

@@ -8,6 +8,7 @@ import jax
 
 from dreamgym_jax import (
     config,
+    distributed,
     experience,
     prompted,
     replay,
@@ -15,7 +16,7 @@ from dreamgym_jax import (
     types,
     verified,
 )
-from dreamgym_jax.envs import pool
+from dreamgym_jax.envs import pool, shared
 from dreamgym_jax.stages import domains, judge, memory, tasks, teaching
 from dreamgym_jax.stages import run as runs
 
@@ -24,7 +25,10 @@ def make_real(run: runs.Run) -> types.World:
   """The config's environment; in worker processes where there are several."""
   c = run.config
   make = domains.of(c).world(c)
-  return make() if c.env.workers == 1 else pool.Pool(make, c.env.workers)
+  own = make() if c.env.workers == 1 else pool.Pool(make, c.env.workers)
+  n = jax.process_count()
+  return own if n == 1 else shared.Shared(
+      own, jax.process_index(), n, distributed.gather)
 
 
 class Cast:
@@ -111,8 +115,10 @@ class Cast:
   def _by_endpoint(self, params, retrieve, *_) -> types.Dream:
     asked = teaching.ask(self.run)
     self._exit.callback(asked.close)
-    return prompted.PromptedWorld(
+    world = prompted.PromptedWorld(
         asked, retrieve, prompted.Settings(self.run.config.env.max_steps))
+    return world if jax.process_count() == 1 else shared.SharedDream(
+        world, jax.process_index(), distributed.gather)
 
   def proposer(self, params: types.Params) -> tasks.Propose:
     """M_task: the same parameters as M_exp."""

@@ -14,7 +14,6 @@ import jax
 
 from dreamgym_jax import collect, types
 from dreamgym_jax.audit import gate
-from dreamgym_jax.data import trajectories
 from dreamgym_jax.stages import domains, judge, teaching
 from dreamgym_jax.stages import run as runs
 
@@ -100,8 +99,7 @@ def measure(
   episodes = annotated([a.episode for a in lived],
                        domains.of(c).annotate)
   n_real = sum(len(e.transitions) for e in episodes)
-  trajectories.write_jsonl(
-      run.workdir / 'episodes' / f'{label}.jsonl.gz', episodes)
+  run.write(run.workdir / 'episodes' / f'{label}.jsonl.gz', episodes)
   pairs = predict(dream, episodes, player.rows,
                   domains.of(c).is_determined)
   # The pages' texts are known now: the dream starts from the same s0.

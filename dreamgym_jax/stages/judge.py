@@ -6,7 +6,6 @@ from typing import NamedTuple
 import jax
 
 from dreamgym_jax import evaluate, rollouts, sampling, types
-from dreamgym_jax.data import trajectories
 from dreamgym_jax.stages import domains
 from dreamgym_jax.stages import run as runs
 from dreamgym_jax.text import prompts
@@ -76,7 +75,7 @@ def judge(
                       types.REAL, f'{name}-{label}', c.env.rows, bar.update,
                       domains.of(c).lots)
     episodes = [a.episode for a in attempts]
-    trajectories.write_jsonl(
+    run.write(
         run.workdir / 'episodes' / f'{name}-{label}.jsonl.gz', episodes)
     results[label] = scores(episodes, c.env.held_out_families)
     results[label]['temperature'] = temperature

@@ -5,7 +5,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dreamgym_jax import checkpoint, corpus, replay, sft, types
+from dreamgym_jax import (
+  checkpoint,
+  corpus,
+  distributed,
+  replay,
+  sft,
+  types,
+)
 from dreamgym_jax.audit import fidelity, gate
 from dreamgym_jax.data import batches
 from dreamgym_jax.models import encoder
@@ -219,7 +226,8 @@ def real_grpo_stage(run: runs.Run, cast: casts.Cast) -> None:
           marks[name] = {'real_online': progress.transitions,
                          'iterations': progress.iteration,
                          'seconds_learning': progress.seconds}
-          checkpoint.write_json_atomic(saved, marks)
+          if distributed.is_first():
+            checkpoint.write_json_atomic(saved, marks)
 
     start = run.params('warmup', cast.model_config)
     settings = _on_real(run, 'real_grpo', runs.REAL)._replace(

@@ -5,12 +5,31 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dreamgym_jax import corpus, experience, replay, types
+from dreamgym_jax import corpus, distributed, experience, replay, types
 from dreamgym_jax.models import encoder, minilm
 from dreamgym_jax.stages import run as runs
 from dreamgym_jax.text import prompts
 
-_INDEX = {'exact': replay.make_exact_top_k, 'scann': replay.make_scann_top_k}
+
+class _OfFirst:
+  """The first process's index: two that ScaNN trains need not be equal."""
+
+  def __init__(self, index: replay.TopK):
+    self._index = index
+
+  def update(self, bank: replay.Bank, rows: Sequence[int]) -> None:
+    self._index.update(bank, rows)
+
+  def search(self, query: replay.Query, k: int) -> replay.Hits:
+    hits = self._index.search(query, k)
+    row_BxR, score_BxR = distributed.of_first(
+        'retrieval', [x.tolist() for x in hits])
+    return replay.Hits(np.array(row_BxR, np.int32),
+                       np.array(score_BxR, np.float32))
+
+
+_INDEX = {'exact': replay.make_exact_top_k,
+          'scann': lambda: _OfFirst(replay.make_scann_top_k())}
 _BATCH = 512
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
-from dreamgym_jax import collect, config, corpus, sft, types
+from dreamgym_jax import collect, config, corpus, distributed, sft, types
 from dreamgym_jax.data import augment, batches, trajectories
 from dreamgym_jax.envs import behaviours
 from dreamgym_jax.models import transformer
@@ -33,12 +33,12 @@ def collect_stage(run: runs.Run) -> None:
   with run.stage('collect') as result:
     # The teacher may take long: what the world gave is kept before it begins.
     raw = run.workdir / runs.UNTAUGHT if c.teacher.base_url else path
-    if not path.exists() and not raw.exists():
-      get = _given if c.collect.trajectories else _played
-      trajectories.write_jsonl(raw, get(run, domain))
-    if not path.exists():
-      trajectories.write_jsonl(
-          path, teaching.annotate(run, trajectories.read_jsonl(raw)))
+    get = _given if c.collect.trajectories else _played
+    if not run.is_there(path):
+      if not run.is_there(raw):
+        run.write(raw, get(run, domain))
+      if raw != path:
+        run.write(path, teaching.annotate(run, trajectories.read_jsonl(raw)))
     episodes = run.offline()
     if not any(map(corpus.is_usable, episodes)):
       raise config.ConfigError(
@@ -46,7 +46,7 @@ def collect_stage(run: runs.Run) -> None:
           'teaches the experience model; a teacher writes them: '
           '--config.teacher.base_url and --config.teacher.model, in a new '
           'workdir')
-    if c.collect.tfds:
+    if c.collect.tfds and distributed.is_first():
       trajectories.build_tfds(
           {'train': episodes}, run.workdir / 'tfds', name=domain.dataset,
           version='1.0.0', card=trajectories.card(episodes))
@@ -104,9 +104,11 @@ def base_stage(run: runs.Run) -> None:
   with run.stage('base') as result:
     episodes = run.offline()
     path = run.workdir / runs.TOKENIZER
-    if not path.exists():
-      path.write_bytes(tokenizer.train(
-          _texts(episodes), c.tokenizer.vocab_size).model)
+    if not run.is_there(path):
+      learned = tokenizer.train(_texts(episodes), c.tokenizer.vocab_size)
+      if distributed.is_first():
+        path.write_bytes(learned.model)
+      distributed.barrier('tokenizer written')
     prompt = run.prompts()
     cfg = run.model_config(prompt.tok.vocab_size)
     streams = _fitting(run, base_streams(

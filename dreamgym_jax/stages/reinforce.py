@@ -13,7 +13,15 @@ import jax
 import ml_collections
 import numpy as np
 
-from dreamgym_jax import checkpoint, cost, rollouts, sampling, types
+from dreamgym_jax import (
+    checkpoint,
+    cost,
+    distributed,
+    preemption,
+    rollouts,
+    sampling,
+    types,
+)
 from dreamgym_jax.envs import budget
 from dreamgym_jax.models import lora
 from dreamgym_jax.stages import algorithms, judge, spending, tasks
@@ -89,6 +97,8 @@ def train(
     host_state, load_host_state: what else the checkpoint keeps (the replay).
     at_marks: called at the start and after every iteration, e.g. to keep the
       policy at a given budget.
+
+  Raises preemption.Stopped where it was asked to stop, after a checkpoint.
   """
   algorithm = algorithms.make(
       _at_rate(run.config, settings.lr),
@@ -122,14 +132,16 @@ def train(
   meter, skipped = spending.Meter(samplers), 0
   compiling = cost.CompileClock()
   at_marks(progress)
-  with run.bar(None, 'steps') as bar:
+  with run.bar(None, 'steps') as bar, preemption.hold():
     while not is_over(progress):
       start, compiled = time.monotonic(), compiling.seconds
       progress, metrics, attempts = _iterate(
           run, player, frozen, reference, world, settings, algorithm, progress,
           propose, on_attempts, bar.update)
       # Compiling is paid once per machine; learning is compared warm.
-      seconds = time.monotonic() - start - (compiling.seconds - compiled)
+      # The first process's clock counts: all must stop together.
+      seconds = distributed.of_first('seconds', time.monotonic() - start - (
+          compiling.seconds - compiled))
       progress = progress._replace(spent=spending.add(
           progress.spent, meter.read(), attempts, seconds, player.sampler.cfg))
       metrics['seconds'] = progress.seconds
@@ -144,8 +156,11 @@ def train(
             'not finite; lower config.rl.lr and resume from the checkpoint')
       at_marks(progress)
       is_due = progress.iteration % run.config.checkpoint_every == 0
-      if is_due or is_over(progress):
+      is_asked = preemption.is_asked()
+      if is_due or is_asked or is_over(progress):
         _save(saver, progress, host_state())
+      if is_asked:
+        raise preemption.Stopped
   return progress
 
 

@@ -18,14 +18,14 @@ import functools
 import math
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import ml_collections
 import tqdm
 
-from dreamgym_jax import checkpoint, config, types
+from dreamgym_jax import checkpoint, config, distributed, types
 from dreamgym_jax.data import trajectories
 from dreamgym_jax.models import (
     lora,
@@ -153,17 +153,16 @@ def open_mesh(files: Files) -> jax.sharding.Mesh:
   up; what must divide is what the config fixes.
   """
   c = files.config
-  if jax.process_count() > 1:
-    raise config.ConfigError(
-        f'--coordinator: this is one of {jax.process_count()} processes, but '
-        'the stages run in one, for what a page answers one process no other '
-        'hears. Give each process a --config.seed and a --workdir of its own, '
-        'without --coordinator (launch/), or one process all devices of its '
-        'host (--config.mesh.data=-1)')
   sizes = c.mesh.data, c.mesh.fsdp, c.mesh.tensor
   devices = jax.devices()
   if -1 not in sizes:
     devices = devices[:math.prod(sizes)]
+  without = set(range(jax.process_count())) - {d.process_index for d in devices}
+  if without:
+    raise config.ConfigError(
+        f'mesh.data * mesh.fsdp * mesh.tensor = {math.prod(sizes)}: leaves '
+        f'processes {sorted(without)} without a device of the mesh; '
+        f'there are {len(jax.devices())}: --config.mesh.data=-1 takes all')
   try:
     mesh = sharding.make_mesh(*sizes, devices=devices)
   except ValueError as error:
@@ -188,7 +187,7 @@ class Run(Files):
   """One run; owns its workdir."""
 
   stages: checkpoint.Stages
-  metrics: writer.MetricsWriter
+  metrics: writer.MetricsWriter | writer.Silent
   commit: str = ''
   command: str = ''
   say: Callable[[str], None] = print
@@ -208,7 +207,8 @@ class Run(Files):
   def bar(self, total: int | None, unit: str, start: int = 0):
     """A progress bar with a rate; off a terminal it prints now and then."""
     with tqdm.tqdm(total=total, unit=f' {unit}', initial=start, ncols=79,
-                   mininterval=2.0, leave=False, smoothing=0.1) as bar:
+                   mininterval=2.0, leave=False, smoothing=0.1,
+                   disable=not distributed.is_first()) as bar:
       yield bar
 
   def save_params(self, name: str, params: types.Params,
@@ -216,6 +216,19 @@ class Run(Files):
     """Keeps a role's weights; of adapted ones the adapters."""
     _, own = lora.split(params)
     weights.save(self.workdir / f'{name}.safetensors', own, cfg, card)
+    distributed.barrier(f'weights {name} saved')
+
+  def is_there(self, path: pathlib.Path) -> bool:
+    """Whether a file is there, as the first process sees it."""
+    return distributed.of_first(f'{path.name} there', path.exists())
+
+  def write(
+      self, path: pathlib.Path, episodes: Sequence[types.Episode]
+  ) -> None:
+    """Episodes as JSON lines; the first process writes, all wait."""
+    if distributed.is_first():
+      trajectories.write_jsonl(path, episodes)
+    distributed.barrier(f'{path.name} written')
 
 
 def open_run(
@@ -226,9 +239,14 @@ def open_run(
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     stages = checkpoint.Stages(workdir, config.to_dict(), ignore=_MAY_CHANGE)
-    metrics = writer.MetricsWriter(workdir)
+    metrics = writer.open_metrics(workdir)
   except OSError as error:
     raise WorkdirError(
         f'cannot write to {workdir}: {error.strerror or error}; give another '
         '--workdir') from error
-  return Run(config, workdir, stages, metrics, commit, command)
+  say = print if distributed.is_first() else _silent
+  return Run(config, workdir, stages, metrics, commit, command, say)
+
+
+def _silent(text: str) -> None:
+  """What the first process says is said."""

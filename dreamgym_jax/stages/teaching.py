@@ -1,8 +1,10 @@
 """Who explains real transitions: the teacher that the config names, if any."""
 
-from dreamgym_jax import types
+from dreamgym_jax import distributed, types
 from dreamgym_jax.data import endpoint, teacher
 from dreamgym_jax.stages import run as runs
+
+_LONG = 7 * 24 * 3600.0     # seconds that a teacher may take
 
 
 def ask(run: runs.Run) -> endpoint.Endpoint:
@@ -26,12 +28,17 @@ def annotate(
   if not t.base_url:
     return episodes
   asked = ask(run)
+  # The first process asks; the others find its answers in the cache.
+  if not distributed.is_first():
+    distributed.barrier('teacher asked', _LONG)
   try:
     with run.bar(len(episodes), 'episodes') as bar:
       done = teacher.annotate_all(
           episodes, asked, t.attempts, t.max_chars, bar.update)
   finally:
     asked.close()
+  if distributed.is_first():
+    distributed.barrier('teacher asked', _LONG)
   usage = asked.usage
   run.say(f'   {t.model} explained '
           f'{len(episodes) - sum(done.failures.values()):,} of '
