@@ -231,10 +231,10 @@ class Stages:
     if distributed.is_first() and not path.exists():
       write_json_atomic(path, record)
     distributed.barrier('workdir opened')
-    if not path.exists():
+    if not all(distributed.gather('workdir seen', path.exists())):
       raise CheckpointError(
-          f'{path} was written by the first process and is not here: '
-          '--workdir must be on a disk that all processes see')
+          f'{path}: the first process wrote it, and others do not see it; '
+          '--workdir must be one, on a disk that all processes see')
     old = read_json(path)
     if old['hash'] == record['hash']:
       return

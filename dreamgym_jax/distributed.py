@@ -8,7 +8,10 @@ divided, each process plays rows of its own and tells the others what it saw
 
 import collections
 import json
-from typing import Any
+import os
+import sys
+import time
+from typing import Any, NoReturn
 
 import jax
 
@@ -60,6 +63,25 @@ def join(
     raise DistributedError(
         f'--coordinator={coordinator}: cannot join the other processes: '
         f'{error}{advice}') from error
+
+
+def fail(message: str) -> NoReturn:
+  """Ends the program with a message and code 1.
+
+  One of several processes ends at once: else it would wait minutes for the
+  others, and they for it. They end when JAX misses it, and name it.
+  """
+  if jax.process_count() == 1:
+    sys.exit(message)
+  print(message, file=sys.stderr, flush=True)
+  sys.stdout.flush()
+  try:    # whoever fails of the same says so before the first one is gone
+    barrier('failed', 3.0)
+  except DistributedError:
+    pass
+  if is_first():
+    time.sleep(1)
+  os._exit(1)
 
 
 def is_first() -> bool:

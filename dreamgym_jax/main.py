@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import traceback
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -110,7 +111,11 @@ def _main(argv: list[str]) -> None:
     print('\nstopped by SIGTERM; the same command goes on from here')
   except train.EXPECTED as error:
     # The message says what to do; a traceback would bury it.
-    sys.exit(f'\n{type(error).__name__}: {error}')
+    distributed.fail(f'\n{type(error).__name__}: {error}')
+  except Exception:
+    if jax.process_count() == 1:
+      raise
+    distributed.fail(traceback.format_exc())
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -2,20 +2,18 @@
 
 import os
 import pathlib
-import socket
-import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
+import whole_runs
 from safetensors import numpy as safetensors
 
 from dreamgym_jax import checkpoint, distributed, sft
 from dreamgym_jax.data import batches
 from dreamgym_jax.models import transformer, weights
 
-ROOT = pathlib.Path(__file__).parents[1]
 CFG = transformer.ModelConfig(V=32, D=16, N=1, H=2, K=1, d=8, F=24)
 SHAPE = batches.Shape(4, 16, 64)
 STEPS = 4
@@ -28,6 +26,7 @@ import pathlib, sys, time
 import jax
 from dreamgym_jax import distributed
 port, process, directory = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+sys.path.insert(0, 'tests')
 jax.config.update('jax_disable_most_optimizations', True)
 distributed.join(f'127.0.0.1:{port}', 2, process, timeout=300)
 from dreamgym_jax.models import sharding
@@ -39,6 +38,8 @@ with jax.set_mesh(sharding.make_mesh(2, 2, 1)):
   test_distributed.fit(path, path / f'reported{process}')
 distributed.barrier('both are here', 60)
 distributed.barrier('both are here', 60)
+assert distributed.gather('who', [process, 'é']) == [[0, 'é'], [1, 'é']]
+assert [distributed.of_first('it', i + process) for i in range(3)] == [0, 1, 2]
 mark = path / 'complained'
 if process == 0:
   try:
@@ -65,33 +66,11 @@ def fit(path: pathlib.Path, report: pathlib.Path) -> None:
   weights.save(path / 'fitted.safetensors', params, CFG, {})
 
 
-def start_two(path: pathlib.Path, *command: str) -> list[tuple[int, str]]:
-  """Both processes, to their end: (code, what they printed) of each."""
-  with socket.socket() as s:
-    s.bind(('127.0.0.1', 0))
-    port = s.getsockname()[1]
-  env = os.environ | {
-      'XLA_FLAGS': '--xla_force_host_platform_device_count=2',
-      'JAX_PLATFORMS': 'cpu'}
-  both = [subprocess.Popen(
-      [sys.executable, *(x.format(port=port, process=i, path=path)
-                         for x in command)],
-      cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-      text=True) for i in range(2)]
-  try:
-    printed = [p.communicate(timeout=600)[0] for p in both]
-  finally:
-    for p in both:
-      p.kill()
-  return [(p.returncode, out) for p, out in zip(both, printed, strict=True)]
-
-
 @pytest.fixture(scope='module')
 def two(tmp_path_factory) -> pathlib.Path:
   path = tmp_path_factory.mktemp('two')
-  for code, printed in start_two(
-      path, '-c', _PROCESS.replace('{', '{{').replace('}', '}}'),
-      '{port}', '{process}', '{path}'):
+  for code, printed in whole_runs.run_in_two(
+      sys.executable, '-c', _PROCESS, '{port}', '{process}', str(path)):
     assert code == 0, printed[-3000:]
   return path
 
@@ -129,14 +108,22 @@ def test_a_barrier_says_who_is_missing(two):
   assert "'one is away': waited for process 1 of 2 (at most 2 s)" in message
 
 
-def test_the_command_says_that_stages_run_in_one_process(tmp_path):
-  for code, printed in start_two(
-      tmp_path, '-m', 'dreamgym_jax.main',
-      '--config=configs/webarena.py:smoke', '--workdir={path}/run',
-      '--coordinator=127.0.0.1:{port}', '--processes=2', '--process={process}'):
-    assert code == 1 and 'this is one of 2 processes' in printed, printed
+def test_a_mesh_that_leaves_a_process_out_is_refused(tmp_path):
+  for code, printed in whole_runs.run_in_two(*whole_runs.command(
+      tmp_path / 'run', '--config=configs/webarena.py:smoke',
+      *whole_runs.JOINED)):
+    assert code == 1, printed
+    assert 'leaves processes [1] without a device of the mesh' in printed
     assert 'Traceback' not in printed
   assert not (tmp_path / 'run').exists()
+
+
+def test_a_workdir_that_others_do_not_see_is_refused(tmp_path):
+  for code, printed in whole_runs.run_in_two(*whole_runs.command(
+      tmp_path / 'of{process}', '--config=configs/webarena.py:smoke',
+      *whole_runs.JOINED, '--config.mesh.data=-1', '--config.batch.rows=4')):
+    assert code == 1 and 'on a disk that all processes see' in printed, printed
+    assert 'Traceback' not in printed
 
 
 @pytest.mark.parametrize('arguments, words', [
