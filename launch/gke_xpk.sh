@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A workload on a GKE cluster by xpk: a seed on each host.
+# A workload on a GKE cluster by xpk: one run over all hosts, or a seed on each.
 set -euo pipefail
 
 root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." >/dev/null && pwd)"
@@ -11,9 +11,12 @@ usage() {
   cat <<'END'
 bash launch/gke_xpk.sh --cluster=NAME --zone=ZONE [OPTIONS] [FLAGS OF main ...]
 
-Creates a workload on an xpk cluster: this checkout in a Python image, and on
-each host a seed (a run uses one chip). GKE starts a host that was lost again.
+Creates a workload on an xpk cluster: this checkout in a Python image. With
+--shared it is one run over all chips of all hosts; without it a seed on each
+host (which uses one chip). GKE starts a host that was lost again.
 
+    --shared=DIR      a mounted directory that all hosts see and that outlives
+                      them, for the workdir DIR/run of one run over all of them
     --workload=NAME   (default dreamgym)
     --type=TYPE       accelerator (default v5litepod-16)
     --slices=N        (default 1)
@@ -28,7 +31,7 @@ END
 }
 
 cluster='' zone='' workload=dreamgym type=v5litepod-16 slices=1 restarts=10
-image=python:3.11 bucket=runs
+image=python:3.11 bucket=runs shared=''
 flags=()
 for flag in "$@"; do
   case "$flag" in
@@ -43,13 +46,20 @@ for flag in "$@"; do
     --type=*) type="${flag#*=}" ;;
     --slices=*) slices="${flag#*=}" ;;
     --bucket=*) bucket="${flag#*=}" ;;
+    --shared=*) shared="${flag#*=}" ;;
     --restarts=*) restarts="${flag#*=}" ;;
     --image=*) image="${flag#*=}" ;;
-    --workdir* | --config.seed*)
-      die "$flag: each host has a seed and a workdir of its own" ;;
+    --workdir*) die "$flag: each host has a workdir of its own; or --shared" ;;
     *) flags+=("$flag") ;;
   esac
 done
+if [ -z "$shared" ]; then
+  for flag in "${flags[@]}"; do
+    case "$flag" in --config.seed*)
+      die "$flag: each host has a seed of its own; or --shared" ;;
+    esac
+  done
+fi
 if [ -z "$cluster" ] || [ -z "$zone" ]; then
   die 'which cluster? --cluster=NAME --zone=ZONE (see --help)'
 fi
@@ -67,6 +77,10 @@ arguments=''
 if [ "${#flags[@]}" != 0 ]; then arguments="$(printf ' %q' "${flags[@]}")"; fi
 command="$one_chip bash launch/local.sh --config.seed=$seed"
 command+=" --workdir=$bucket/gke-seed$seed$arguments"
+if [ -n "$shared" ]; then
+  command="DREAMGYM_DEVICE=tpu bash launch/local.sh --config.mesh.data=-1"
+  command+="$arguments --coordinator=auto --workdir=$shared/run"
+fi
 run xpk workload create "--cluster=$cluster" "--zone=$zone" \
   "--workload=$workload" "--tpu-type=$type" "--num-slices=$slices" \
   "--max-restarts=$restarts" "--base-docker-image=$image" \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A seed on each GPU of this host, and their comparison.
+# A seed on each GPU of this host, and their comparison; or one run over all.
 set -euo pipefail
 
 root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." >/dev/null && pwd)"
@@ -12,8 +12,10 @@ usage() {
 bash launch/gpu_host.sh [--dry-run] [--gpus=N] [FLAGS OF dreamgym_jax.main ...]
 
 Installs what is missing, with JAX for CUDA 12, and runs a seed on each GPU, at
-once; a run uses one GPU. When all are done it compares them.
+once; a run uses one GPU. When all are done it compares them. With --together
+it is one run over all of them.
 
+    --together  one run over the GPUs, in runs/gpu-all
     --gpus=N    the first N GPUs (default: all that nvidia-smi lists)
     --dry-run   print the commands, run none of them
 
@@ -22,7 +24,7 @@ again goes on where the runs stopped.
 END
 }
 
-gpus=''
+gpus='' together=0
 config="$root/configs/webarena.py"
 flags=()
 for flag in "$@"; do
@@ -33,12 +35,19 @@ for flag in "$@"; do
       ;;
     --dry-run) dry_run=1 ;;
     --gpus=*) gpus="${flag#--gpus=}" ;;
+    --together) together=1 ;;
     --config=*) config="${flag#--config=}" ;;
-    --workdir* | --config.seed*)
-      die "$flag: each GPU has a seed and a workdir of its own" ;;
+    --workdir*) die "$flag: each GPU has a workdir of its own" ;;
     *) flags+=("$flag") ;;
   esac
 done
+if [ "$together" = 0 ]; then
+  for flag in "${flags[@]}"; do
+    case "$flag" in --config.seed*)
+      die "$flag: each GPU has a seed of its own; or --together" ;;
+    esac
+  done
+fi
 if [ -z "$gpus" ]; then
   gpus="$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)"
 fi
@@ -48,6 +57,15 @@ esac
 
 export DREAMGYM_DEVICE=gpu
 prepare_for "$config"
+
+if [ "$together" = 1 ]; then
+  devices=0
+  for ((i = 1; i < gpus; i++)); do devices+=",$i"; done
+  run env "CUDA_VISIBLE_DEVICES=$devices" \
+    "$venv/bin/python" -m dreamgym_jax.main "--config=$config" \
+    --config.mesh.data=-1 "${flags[@]}" --workdir=runs/gpu-all
+  exit 0
+fi
 
 train() {
   local log="runs/gpu-seed$1.log"

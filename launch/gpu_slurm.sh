@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A Slurm job array: a seed and a GPU for each job.
+# Slurm: a seed and a GPU for each job of an array, or one run over nodes.
 set -euo pipefail
 
 root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." >/dev/null && pwd)"
@@ -13,9 +13,12 @@ bash launch/gpu_slurm.sh [--dry-run] [OPTIONS] [FLAGS OF dreamgym_jax.main ...]
 
 On a login node: installs what is missing (the checkout must be on a disk that
 the nodes share), then submits an array of jobs, one for each seed, each with
-one GPU. A job that is preempted is queued again and resumes.
+one GPU; or, with --nodes, one job whose run spans all GPUs of so many nodes. A
+job that is preempted is queued again and resumes.
 
     --seeds=N          jobs (default 3: seeds 0, 1, 2)
+    --nodes=N          one run over N nodes in place of seeds
+    --gpus=N           GPUs of each of these nodes (default 8)
     --partition=NAME   of the cluster (default: the cluster's own)
     --time=HH:MM:SS    limit of a job (default 04:00:00)
     --dry-run          print the commands, run none of them
@@ -24,7 +27,7 @@ Workdirs are runs/slurm-seed0, ... in this directory.
 END
 }
 
-seeds=3
+seeds=3 nodes='' gpus=8
 partition=()
 limit=04:00:00
 config="$root/configs/webarena.py"
@@ -37,16 +40,27 @@ for flag in "$@"; do
       ;;
     --dry-run) dry_run=1 ;;
     --seeds=*) seeds="${flag#--seeds=}" ;;
+    --nodes=*) nodes="${flag#--nodes=}" ;;
+    --gpus=*) gpus="${flag#--gpus=}" ;;
     --partition=*) partition=("$flag") ;;
     --time=*) limit="${flag#--time=}" ;;
     --config=*) config="${flag#--config=}" ;;
-    --workdir* | --config.seed*)
-      die "$flag: each job has a seed and a workdir of its own" ;;
+    --workdir*) die "$flag: each job has a workdir of its own" ;;
     *) flags+=("$flag") ;;
   esac
 done
+if [ -z "$nodes" ]; then
+  for flag in "${flags[@]}"; do
+    case "$flag" in --config.seed*)
+      die "$flag: each job has a seed of its own; or --nodes" ;;
+    esac
+  done
+fi
 case "$seeds" in
   '' | 0 | *[!0-9]*) die "--seeds=$seeds: give a number of jobs" ;;
+esac
+case "${nodes:-1}:$gpus" in
+  0:* | *:0 | *[!0-9:]* | *:) die "--nodes=$nodes --gpus=$gpus: give numbers" ;;
 esac
 if [ "$dry_run" = 0 ] && ! command -v sbatch >/dev/null; then
   die 'no sbatch on PATH: run this on a login node of a Slurm cluster'
@@ -55,6 +69,17 @@ fi
 export DREAMGYM_DEVICE=gpu
 prepare_for "$config"
 if [ "$dry_run" = 0 ]; then mkdir -p runs; fi
+if [ -n "$nodes" ]; then
+  # srun starts a process on each node; Slurm's variables tell them of each other.
+  run sbatch "--nodes=$nodes" --ntasks-per-node=1 "--gpus-per-node=$gpus" \
+    --requeue --open-mode=append --signal=TERM@60 "--time=$limit" \
+    "${partition[@]}" --job-name=dreamgym --output=runs/slurm-nodes.log \
+    --export=ALL "--wrap=srun --kill-on-bad-exit=1 $(printf '%q ' \
+      "$venv/bin/python" -m dreamgym_jax.main "--config=$config" \
+      --config.mesh.data=-1 "${flags[@]}" --coordinator=auto \
+      --workdir=runs/slurm-nodes)"
+  exit 0
+fi
 # Slurm puts the number of the job where %a stands, and into the variable.
 # shellcheck disable=SC2016
 seed='$SLURM_ARRAY_TASK_ID'

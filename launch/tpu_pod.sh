@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# A TPU VM slice: made or used, a seed on each worker, started again when lost.
+# A TPU VM slice: made or used, one run over all its workers or a seed on each,
+# started again when lost.
 set -euo pipefail
 
 root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." >/dev/null && pwd)"
@@ -12,12 +13,15 @@ usage() {
 bash launch/tpu_pod.sh --name=NAME --zone=ZONE [OPTIONS] [FLAGS OF main ...]
 
 Uses the TPU VM of that name, or creates it; copies this checkout to its
-workers, installs what is missing there, and runs a seed on each worker (a run
-uses one chip). When the slice is preempted it is created again, and the runs
-resume from the bucket.
+workers, installs what is missing there, and runs. With --shared it is one run
+over all chips of all workers; without it a seed on each worker (which uses one
+chip). When the slice is preempted it is created again, and the runs go on from
+the shared directory or the bucket.
 
+    --shared=DIR      a directory that all workers see (Filestore, gcsfuse), for
+                      the workdir DIR/run of one run over all of them
     --type=TYPE       accelerator (default v5litepod-16)
-    --workers=N       hosts of the slice to use (default 1)
+    --workers=N       hosts of the slice to use, without --shared (default 1)
     --version=NAME    runtime (default v2-alpha-tpuv5-lite)
     --bucket=gs://B   keeps the workdirs; without it a lost slice starts anew
     --restarts=N      times that a lost slice is created again (default 10)
@@ -29,6 +33,7 @@ END
 }
 
 name='' zone='' type=v5litepod-16 version=v2-alpha-tpuv5-lite bucket=''
+shared=''
 workers=1 restarts=10
 spot=()
 flags=()
@@ -44,14 +49,23 @@ for flag in "$@"; do
     --type=*) type="${flag#*=}" ;;
     --version=*) version="${flag#*=}" ;;
     --bucket=*) bucket="${flag#*=}" ;;
+    --shared=*) shared="${flag#*=}" ;;
     --workers=*) workers="${flag#*=}" ;;
     --restarts=*) restarts="${flag#*=}" ;;
     --spot) spot=(--spot) ;;
-    --workdir* | --config.seed*)
-      die "$flag: each worker has a seed and a workdir of its own" ;;
+    --workdir*) die "$flag: each worker has a workdir of its own; or --shared" ;;
     *) flags+=("$flag") ;;
   esac
 done
+if [ -z "$shared" ]; then
+  for flag in "${flags[@]}"; do
+    case "$flag" in --config.seed*)
+      die "$flag: each worker has a seed of its own; or --shared" ;;
+    esac
+  done
+elif [ -n "$bucket" ]; then
+  die '--shared keeps the workdir itself: no --bucket with it'
+fi
 if [ -z "$name" ] || [ -z "$zone" ]; then
   die 'which TPU VM? --name=NAME --zone=ZONE (see --help)'
 fi
@@ -94,6 +108,13 @@ remote() {
   printf '%s' "cd dreamgym && $keep$one_chip bash launch/local.sh $arguments$back"
 }
 
+# What all workers do of one run; they find each other by the TPU VM's metadata.
+together() {
+  printf '%s' "cd dreamgym && DREAMGYM_DEVICE=tpu bash launch/local.sh " \
+    "$(printf '%q ' --config.mesh.data=-1 "${flags[@]}" \
+      --coordinator=auto "--workdir=$shared/run")"
+}
+
 work() {
   local i pids=() failed=0
   if [ "$dry_run" = 0 ]; then mkdir -p runs; fi
@@ -103,6 +124,11 @@ work() {
     return 1
   run "${tpu[@]}" ssh "$name" "--zone=$zone" --worker=all \
     '--command=tar xf dreamgym.tar' || return 1
+  if [ -n "$shared" ]; then
+    run "${tpu[@]}" ssh "$name" "--zone=$zone" --worker=all \
+      "--command=$(together)"
+    return
+  fi
   for ((i = 0; i < workers; i++)); do
     run "${tpu[@]}" ssh "$name" "--zone=$zone" "--worker=$i" \
       "--command=$(remote "$i")" &

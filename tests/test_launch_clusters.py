@@ -82,6 +82,20 @@ def test_a_pod_is_made_filled_and_run_with_a_seed_for_each_worker(machine):
     assert f'rsync -r gs://b/runs/tpu-seed{i} runs/tpu-seed{i}' in work
 
 
+def test_a_pod_with_a_shared_disk_is_one_run(machine):
+  *_, work = planned(machine, 'launch/tpu_pod.sh', '--shared=/mnt/all',
+                     '--config.seed=3')
+  assert ' --worker=all ' in work
+  for words in ('DREAMGYM_DEVICE=tpu bash', '--coordinator=auto',
+                '--config.mesh.data=-1', '--config.seed=3',
+                '--workdir=/mnt/all/run'):
+    assert words in work
+  assert 'TPU_VISIBLE_CHIPS' not in work      # all chips
+  done = machine.run('launch/tpu_pod.sh', *MUST['launch/tpu_pod.sh'],
+                     '--dry-run', '--shared=/mnt/all', '--bucket=gs://b')
+  assert done.returncode == 1 and 'no --bucket with it' in done.stderr
+
+
 def test_a_lost_slice_is_made_again_and_a_failed_run_is_not(machine):
   machine.tool('git', 'exit 0')
   count = machine.home / 'states'
@@ -108,6 +122,34 @@ def test_a_gke_workload_has_a_seed_for_each_host(machine):
   assert '--num-slices=2 --max-restarts=10' in call
   assert call.endswith(' --config.rl.lr=1e-4')
   assert '--config.seed=$((${MEGASCALE_SLICE_ID:-0} * 1000' in call
+
+
+def test_a_gke_workload_with_a_shared_disk_is_one_run(machine):
+  (call,) = planned(machine, 'launch/gke_xpk.sh', '--shared=/mnt/all',
+                    '--config.seed=3')
+  assert call.endswith(
+      '--command=DREAMGYM_DEVICE=tpu bash launch/local.sh '
+      '--config.mesh.data=-1 --config.seed=3 --coordinator=auto '
+      '--workdir=/mnt/all/run')
+
+
+def test_slurm_spreads_one_run_over_nodes(machine):
+  (call,) = planned(machine, 'launch/gpu_slurm.sh', '--nodes=4', '--gpus=2',
+                    '--config.seed=3')
+  assert call.startswith('sbatch --nodes=4 --ntasks-per-node=1 '
+                         '--gpus-per-node=2 --requeue ')
+  assert 'srun --kill-on-bad-exit=1 ' in call and '--signal=TERM@60' in call
+  assert ('--config.mesh.data=-1 --config.seed=3 --coordinator=auto '
+          '--workdir=runs/slurm-nodes') in call
+  done = machine.run('launch/gpu_slurm.sh', '--dry-run', '--nodes=0')
+  assert done.returncode == 1 and '--nodes=0' in done.stderr
+
+
+def test_a_host_is_one_run_when_asked(machine):
+  (call,) = planned(machine, 'launch/gpu_host.sh', '--together',
+                    '--config.seed=3')
+  assert call.startswith('env CUDA_VISIBLE_DEVICES=0,1 ')
+  assert '--config.mesh.data=-1 --config.seed=3 --workdir=runs/gpu-all' in call
 
 
 def test_slurm_gets_an_array_that_is_queued_again(machine):
