@@ -32,13 +32,15 @@ def _hear(*_: object) -> None:
 
 @contextlib.contextmanager
 def hold() -> Iterator[None]:
-  """Inside, whoever asks is heard by `is_asked` alone."""
+  """Inside, whoever asks is heard by `is_asked` alone; or at the end."""
   global _held
   _held = True
   try:
     yield
   finally:
     _held = False
+  if _asked:
+    raise Stopped
 
 
 def is_asked() -> bool:
