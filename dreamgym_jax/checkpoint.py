@@ -18,6 +18,7 @@ import pathlib
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from concurrent import futures
 from typing import Any, NamedTuple
 
 import jax
@@ -48,6 +49,8 @@ class Checkpointer:
       raise ValueError(f'keep must be at least 1, got {keep}')
     self._dir = pathlib.Path(directory).absolute()
     self._keep = keep
+    self._thread = futures.ThreadPoolExecutor(1)
+    self._begun: futures.Future | None = None
 
   def steps(self) -> list[int]:
     """The steps of the checkpoints that are there, oldest first."""
@@ -61,27 +64,56 @@ class Checkpointer:
     host: JSON-able. All processes call this; the first one writes `host`.
     Raises CheckpointError for arrays without elements: Orbax hangs on them.
     """
-    empty = [k for k, (shape, _) in _leaves(arrays).items() if 0 in shape]
+    self.begin(step, arrays, host)
+    self.wait()
+
+  def begin(self, step: int, arrays: Any, host: Mapping[str, Any]) -> None:
+    """As `save`, but arrays are written while the program goes on.
+
+    The checkpoint is put in its place as soon as it is whole; after `wait`, or
+    when the next one begins, it is there, or what went wrong is raised.
+    """
+    self.wait()
+    leaves = _leaves(arrays)
+    empty = [k for k, (shape, _) in leaves.items() if 0 in shape]
     if empty:
       raise CheckpointError(f'arrays without elements: {", ".join(empty)}')
-    final = self._dir / str(step)
     partial = self._dir / f'{step}.partial'
-    is_first = distributed.is_first()
-    if is_first:
+    if distributed.is_first():
       for left_over in self._dir.glob('*.partial'):   # of a run that died
         shutil.rmtree(left_over)
       partial.mkdir(parents=True)
       write_json_atomic(partial / _HOST, dict(host))
     distributed.barrier(f'checkpoint {step} begun')
-    ocp.save(partial / _ARRAYS, arrays)
-    if is_first:
-      write_json_atomic(partial / _DIGESTS, {
-          'files': _digests(partial), 'arrays': _leaves(arrays)})
-      shutil.rmtree(final, ignore_errors=True)
-      os.replace(partial, final)
-      for old in self.steps()[:-self._keep]:
-        shutil.rmtree(self._dir / str(old))
-    distributed.barrier(f'checkpoint {step} saved')
+    if jax.default_backend() == 'cpu':
+      # Nothing is copied to the host there: the next update may take the
+      # donated buffers, and they be written with what it made of them.
+      arrays = jax.tree.map(lambda x: x.copy(), arrays)
+    response = ocp.save_async(partial / _ARRAYS, arrays)
+    self._begun = self._thread.submit(self._end, partial, leaves, response)
+
+  def wait(self) -> None:
+    """Until what `begin` began is in its place. All processes call this."""
+    if not self._begun:
+      return
+    begun, self._begun = self._begun, None
+    begun.result()
+    distributed.barrier('checkpoint saved')
+
+  def _end(
+      self, partial: pathlib.Path, leaves: dict, response: ocp.AsyncResponse
+  ) -> None:
+    """Waits for the arrays; the first process seals the checkpoint."""
+    response.result()
+    if not distributed.is_first():
+      return
+    write_json_atomic(partial / _DIGESTS, {
+        'files': _digests(partial), 'arrays': leaves})
+    final = partial.with_suffix('')
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(partial, final)
+    for old in self.steps()[:-self._keep]:
+      shutil.rmtree(self._dir / str(old))
 
   def restore(self, example: Any = None) -> Restored | None:
     """The newest sound checkpoint; None if there is none.
@@ -94,6 +126,7 @@ class Checkpointer:
     Raises CheckpointError for a sound one that does not fit the example:
     starting over in silence would lose the run.
     """
+    self.wait()
     for step in reversed(self.steps()):
       path = self._dir / str(step)
       damage = _damage(path)

@@ -74,7 +74,9 @@ def fit(
         losses, n_tokens = [], 0
         is_asked = preemption.is_asked()
       if done % checkpoint_every == 0 or done == steps or is_asked:
-        saver.save(done, state, {'cursor': list(after)})
+        saver.begin(done, state, {'cursor': list(after)})
       if is_asked:
+        saver.wait()
         raise preemption.Stopped
+    saver.wait()
   return lora.join(frozen, state.params)

@@ -54,6 +54,27 @@ def test_round_trip_and_keep(tmp_path):
   assert _same(saver.restore(_state(0)).arrays, _state(11))
 
 
+def test_what_is_begun_is_there_after_wait_whatever_becomes_of_it(tmp_path):
+  """Also where the arrays are donated to the next update meanwhile."""
+  update = jax.jit(lambda x: x + 1, donate_argnums=0)
+  saver = checkpoint.Checkpointer(tmp_path)
+  x, pool = jnp.arange(2. ** 18), np.arange(4)
+  saver.begin(1, {'x': x, 'pool': pool}, {})
+  pool += 1
+  for _ in range(5):
+    x = update(x)
+  saver.wait()
+  saver.wait()              # nothing is left to wait for
+  assert saver.steps() == [1] and not list(tmp_path.glob('*.partial'))
+  arrays = saver.restore({'x': x, 'pool': pool}).arrays
+  np.testing.assert_array_equal(arrays['x'], np.arange(2. ** 18))
+  np.testing.assert_array_equal(arrays['pool'], np.arange(4))
+  saver.begin(2, {'x': x, 'pool': pool}, {})
+  saver.begin(3, {'x': x, 'pool': pool}, {})      # ends the one before
+  assert saver.steps() == [1, 2]
+  assert saver.restore({'x': x, 'pool': pool}).step == 3
+
+
 def test_resume_equals_a_straight_run(tmp_path):
   optimizer = optax.adam(0.1)
 

@@ -1,6 +1,7 @@
 """Supervised training: it learns, and a killed run goes on exactly."""
 
 import functools
+import time
 
 import jax
 import numpy as np
@@ -66,6 +67,8 @@ def test_a_killed_run_ends_with_the_params_of_the_straight_one(
   monkeypatch.setattr(sft.learner, 'make_sft_step', dying)
   with pytest.raises(Killed):
     fit(params, tmp_path / 'b', every=3)
+  while not (tmp_path / 'b' / '3').exists():    # written in the background
+    time.sleep(.01)
   resumed = fit(params, tmp_path / 'b', every=3)
   assert len(calls) == 6 + (8 - 3)      # from the checkpoint at step 3
   jax.tree.map(np.testing.assert_array_equal, straight, resumed)

@@ -160,7 +160,9 @@ def train(
       if is_due or is_asked or is_over(progress):
         _save(saver, progress, host_state())
       if is_asked:
+        saver.wait()
         raise preemption.Stopped
+    saver.wait()
   return progress
 
 
@@ -184,7 +186,7 @@ def _last_state(run: runs.Run, name: str, progress: Progress) -> Any:
 
 
 def _save(saver, progress: Progress, more: dict) -> None:
-  saver.save(
+  saver.begin(
       progress.iteration,
       {'state': progress.state, 'pool': progress.book.pool},
       {'book': tasks.to_host(progress.book), 'more': more,
