@@ -31,14 +31,20 @@ class Shared:
     self._world, self._gather = world, gather
     self._part, self._n_parts = part, n_parts
 
-  def reset(self, tasks: Sequence[types.Task]) -> list[types.Task]:
-    mine = [t for i, t in enumerate(tasks) if self._is_mine(i)]
+  def reset(
+      self, tasks: Sequence[types.Task], rows: Sequence[int] | None = None
+  ) -> list[types.Task]:
+    """As types.World; raises SharedError where another process failed."""
+    at = range(len(tasks)) if rows is None else rows
+    mine = [t for i, t in zip(at, tasks, strict=True) if self._is_mine(i)]
+    # No rows: the world forgets those that it had.
+    where = () if rows is None else (
+        [i // self._n_parts for i in rows if self._is_mine(i)],)
     told = self._tell(
-        [t.task_id for t in tasks], lambda: [
-            dataclasses.asdict(t) for t in self._world.reset(mine)]
-        if mine else [])
-    return [types.Task(**next(told[i % self._n_parts]))
-            for i in range(len(tasks))]
+        [[t.task_id for t in tasks], list(map(int, at))], lambda: [
+            dataclasses.asdict(t) for t in self._world.reset(mine, *where)]
+        if mine or rows is None else [])
+    return [types.Task(**next(told[i % self._n_parts])) for i in at]
 
   def step(
       self, rows: Sequence[int], actions: Sequence[str]
