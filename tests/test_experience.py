@@ -336,21 +336,6 @@ def test_a_row_is_the_same_alone_and_in_a_batch(prompt, model):
     assert dreamed(alone, [row])[row] == together[row]
 
 
-def test_a_row_that_begins_anew_dreams_as_one_of_its_own(prompt, model):
-  """Retries draw by the episode's place in the call, not by its row."""
-  together = dreamed(real_dream(prompt, model), [0, 1, 2])
-  dream = real_dream(prompt, model)
-  dream.reset(TASKS[:2])
-  seen = {0: [], 1: [], 2: []}
-  for row, i in ((1, 1), (0, 2)):
-    if i == 2:
-      dream.reset(TASKS[2:], [0])
-    for action in ('fill [1] vina', 'tap', 'click [2]'):
-      seen[i].append(dream.step([row], [action])[0])
-  assert any(o.is_malformed for o in seen[2])
-  assert {i: seen[i] for i in (1, 2)} == {i: together[i] for i in (1, 2)}
-
-
 def test_a_full_stream_ends_one_episode_and_not_the_run(prompt, model):
   dream = real_dream(prompt, model)
   dream.reset(TASKS)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from dreamgym_jax import learner, rollouts, sampling, types
+from dreamgym_jax import experience, learner, rollouts, sampling, types
 from dreamgym_jax.data import batches
 from dreamgym_jax.models import transformer
 from dreamgym_jax.text import prompts
@@ -193,6 +193,30 @@ def test_an_episode_does_not_tell_which_row_it_had(
   # The next task begins at the turn after one ended: by hand, of two rows
   # 0 0 0 0 3 5 5 5 5 5 6 and 1 2 2 2 4 4.
   assert len(world.asked) == {1: 17, 2: 10, 3: 8}[rows]
+
+
+class Filling(experience.DreamWorld):
+  """Untrained policies write no action that a dream is asked about."""
+
+  def step(self, rows, actions):
+    return super().step(rows, ['fill [1] vina'] * len(rows))
+
+
+def test_a_dream_does_not_tell_which_row_it_had(model, sampler, prompt):
+  """Retries of malformed answers draw by the episode's place, too."""
+  cfg, params = model
+  dreamer = sampling.Sampler(cfg, 3, 256, row_buckets=(3,),
+                             token_buckets=(64,), column_buckets=(0, 256))
+  settings = experience.Settings(max_steps=3, max_new=8)
+  told, retries = [], []
+  for rows in (3, 2, 1):
+    dream = Filling(params, dreamer, prompt, experience.no_retrieval,
+                    settings, jax.random.key(1))
+    told.append([a.episode for a in play(
+        model, sampler, prompt, dream, rows=rows)])
+    retries.append(dream.counts['malformed'])
+  assert told[0] == told[1] == told[2]
+  assert retries[0] == retries[1] == retries[2] > 0
 
 
 def test_a_turn_has_its_luck_of_its_task_and_its_own_count(
