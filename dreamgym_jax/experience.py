@@ -49,6 +49,7 @@ class Row(NamedTuple):
   seen: str | None          # the page the stream asked of last; None: not begun
   told: str = ''            # what its answer made of that page
   steps: int = 0
+  number: int = 0           # of the episodes since the last whole reset
 
 
 class DreamWorld:
@@ -65,16 +66,26 @@ class DreamWorld:
     self._retrieve = retrieve
     self._settings = settings
     self._key = key
-    self._rows: list[Row] = []
+    self._rows: dict[int, Row] = {}
+    self._n_begun = 0
     # What a checkpoint keeps: retries draw by it.
     self.counts = {'resets': 0, 'malformed': 0, 'corrected': 0}
     # What was put right of each row's last answer: its beginning.
     self._begun: dict[int, list[int]] = {}
 
-  def reset(self, tasks: Sequence[types.Task]) -> list[types.Task]:
-    self._sampler.start(len(tasks))
-    self._rows = [Row(t, t.initial_state, None) for t in tasks]
-    self.counts['resets'] += 1
+  def reset(
+      self, tasks: Sequence[types.Task], rows: Sequence[int] | None = None
+  ) -> list[types.Task]:
+    """As types.World; a retry's luck goes by the order of the episodes."""
+    if rows is None:
+      self._sampler.start(len(tasks))
+      self._rows, self._n_begun, rows = {}, 0, range(len(tasks))
+      self.counts['resets'] += 1
+    else:
+      self._sampler.forget(rows)
+    for r, task in zip(rows, tasks, strict=True):
+      self._rows[r] = Row(task, task.initial_state, None, number=self._n_begun)
+      self._n_begun += 1
     return list(tasks)
 
   def follow(self, rows: Sequence[int], states_: Sequence[str]) -> None:
@@ -101,7 +112,7 @@ class DreamWorld:
     return observations
 
   def close(self) -> None:
-    self._rows = []
+    self._rows = {}
 
   def _dream(
       self, rows: list[int], actions_: list[str]
@@ -194,7 +205,8 @@ class DreamWorld:
     # No answer is longer than max_new: the streams have no room for more.
     turns = self._sampler.turn(
         self._params, rows, inputs, key=key, temperature=temperature,
-        streams=[r * 1000 + 2 * self._rows[r].steps + attempt for r in rows],
+        streams=[1000 * row.number + 2 * row.steps + attempt
+                 for row in map(self._rows.get, rows)],
         max_new=self._settings.max_new - max(map(len, begun), default=0),
         stop=self._prompt.flags, watch=self._prompt.flags,
         barred=self._prompt.dream_barred)

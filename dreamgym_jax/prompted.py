@@ -67,11 +67,16 @@ class PromptedWorld:
     self._endpoint = endpoint
     self._retrieve = retrieve
     self._settings = settings
-    self._rows: list[Row] = []
+    self._rows: dict[int, Row] = {}
     self.counts = {'malformed': 0}
 
-  def reset(self, tasks: Sequence[types.Task]) -> list[types.Task]:
-    self._rows = [Row(t, t.initial_state) for t in tasks]
+  def reset(
+      self, tasks: Sequence[types.Task], rows: Sequence[int] | None = None
+  ) -> list[types.Task]:
+    if rows is None:
+      self._rows, rows = {}, range(len(tasks))
+    self._rows.update(
+        (r, Row(t, t.initial_state)) for r, t in zip(rows, tasks, strict=True))
     return list(tasks)
 
   def follow(self, rows: Sequence[int], states_: Sequence[str]) -> None:
@@ -107,7 +112,7 @@ class PromptedWorld:
     return observations
 
   def close(self) -> None:
-    self._rows = []
+    self._rows = {}
 
   def _dream(
       self, messages: list[endpoints.Message], state: str

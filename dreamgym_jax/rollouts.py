@@ -5,6 +5,7 @@ drew is kept token by token, so that the learner trains on exactly what was
 sampled, with the log-probabilities it was sampled with.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -58,60 +59,83 @@ def rollout(
     world: types.World, tasks: Sequence[types.Task], key: jax.Array,
     settings: Settings, source: str, label: str,
     on_step: Callable[[int], None] = lambda n: None,
+    rows: int | None = None,
 ) -> list[Attempt]:
-  """One attempt at each task, in lock step; finished rows cost nothing.
+  """One attempt at each task; the row of a finished one takes the next.
 
   Args:
     params: of the policy.
-    sampler: at least len(tasks) rows; its cache is taken over.
+    sampler: of at least `rows` rows; its cache is taken over.
     prompt: encodes and parses the streams.
-    world: where to act; its rows are those of `tasks`.
+    world: where to act; its rows are taken over, too.
     tasks: the same task may stand several times (a group of Eq. 3).
-    key: consumed; row i of turn t depends on (key, i, t) alone.
+    key: consumed; turn t of task i depends on (key, i, t) alone, not on the
+      row, on the others, or on how many rows there are.
     settings: temperature and limits.
     source: types.REAL or types.DREAMED, kept on the episodes.
     label: prefix of the episode ids.
     on_step: called with the number of steps just taken, for progress bars.
+    rows: tasks played at once, at most; None: all of them.
 
   Returns:
     An Attempt for each task, in order. A row whose world failed carries the
     error on its episode; none is dropped.
   """
-  tasks = world.reset(tasks)
-  sampler.start(len(tasks))
-  rows = [_Stream(t, prompt.start(t.instruction, t.initial_state)
-                  + prompt.policy_ask()) for t in tasks]
-  active = list(range(len(rows)))
-  turn_index = 0
-  while active:
-    fits = [r for r in active if sampler.fits(
-        r, len(rows[r].pending) + settings.max_new)]
-    for r in set(active) - set(fits):
-      rows[r].error = 'the stream is full'
+  n_rows = min(rows or len(tasks), len(tasks))
+  luck = functools.cache(
+      lambda turn: np.asarray(jax.random.key_data(
+          jax.random.fold_in(key, turn))))
+
+  def begin(begun: Sequence[types.Task]) -> list[_Stream]:
+    return [_Stream(t, prompt.start(t.instruction, t.initial_state)
+                    + prompt.policy_ask()) for t in begun]
+
+  sampler.start(n_rows)
+  streams = begin(world.reset(tasks[:n_rows]))
+  playing = {r: r for r in range(n_rows)}     # row -> index of its task
+  while playing:
+    fits = [r for r, i in playing.items() if sampler.fits(
+        r, len(streams[i].pending) + settings.max_new)]
+    for r in playing.keys() - set(fits):
+      streams[playing[r]].error = 'the stream is full'
+    now = [streams[playing[r]] for r in fits]
     turns = sampler.turn(
-        params, fits, [rows[r].pending for r in fits],
-        key=jax.random.fold_in(key, turn_index), streams=fits,
+        params, fits, [s.pending for s in now],
+        key=_keys([luck(len(s.steps)) for s in now]),
+        streams=[playing[r] for r in fits],
         temperature=settings.temperature, max_new=settings.max_new,
         stop=(prompt.tok.tag['end'],), watch=())
     replies = []
-    for r, turn in zip(fits, turns, strict=True):
-      rows[r].append(turn)
+    for s, turn in zip(now, turns, strict=True):
+      s.append(turn)
       replies.append(prompt.parse_reply(turn.tokens))
     seen = world.step(fits, [action for _, action in replies])
     on_step(len(fits))
-    active = []
-    for r, (thought, action), o in zip(fits, replies, seen, strict=True):
-      row = rows[r]
-      row.steps.append(types.Transition(
-          row.state, action, o.state, o.reward, o.done, o.is_invalid,
+    still = set()
+    for r, s, (thought, action), o in zip(
+        fits, now, replies, seen, strict=True):
+      s.steps.append(types.Transition(
+          s.state, action, o.state, o.reward, o.done, o.is_invalid,
           o.reasoning, thought, o.success_prob))
-      row.is_malformed, row.error = o.is_malformed, o.error
+      s.is_malformed, s.error = o.is_malformed, o.error
       if not o.done:
-        row.pending = prompt.observe(row.state, o.state) + prompt.policy_ask()
-        active.append(r)
-      row.state = o.state
-    turn_index += 1
-  return [_attempt(row, source, f'{label}-{i}') for i, row in enumerate(rows)]
+        s.pending = prompt.observe(s.state, o.state) + prompt.policy_ask()
+        still.add(r)
+      s.state = o.state
+    free = [r for r in playing if r not in still]
+    new = range(len(streams), min(len(tasks), len(streams) + len(free)))
+    playing = {r: i for r, i in playing.items() if r in still}
+    if new:
+      free = free[:len(new)]
+      sampler.forget(free)
+      streams += begin(world.reset(tasks[new.start:new.stop], free))
+      playing |= zip(free, new, strict=True)
+  return [_attempt(s, source, f'{label}-{i}') for i, s in enumerate(streams)]
+
+
+def _keys(data: list[np.ndarray]) -> jax.Array:
+  """Typed keys of these key data, which are host arrays."""
+  return jax.random.wrap_key_data(np.stack(data)) if data else None
 
 
 def _attempt(row: _Stream, source: str, episode_id: str) -> Attempt:

@@ -21,20 +21,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamgym_jax.models import decoding, drafting, sharding, transformer
+from dreamgym_jax.models import (
+    decoding,
+    drafting,
+    ladders,
+    sharding,
+    transformer,
+)
 from dreamgym_jax.types import Params
 
 _EXTEND_ROWS = 16           # rows extended together: enough for the matmuls
-ROW_BUCKETS = (8, 24, 48, 80, 120, 160, 240, 320)
-TOKEN_BUCKETS = (16, 32, 48, 64, 128)
-COLUMN_BUCKETS = (0, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
-# The shapes that are compiled, by name: more of them, or more padding. A large
-# model takes long to compile and is bound by its weights.
-LADDERS = {
-    'fine': {},
-    'coarse': dict(row_buckets=(), token_buckets=(32, 128),
-                   column_buckets=(256,)),
-}
 
 
 class Turn(NamedTuple):
@@ -55,9 +51,10 @@ class Sampler:
 
   def __init__(
       self, cfg: transformer.ModelConfig, n_rows: int, capacity: int, *,
-      row_buckets: Sequence[int] = ROW_BUCKETS,
-      token_buckets: Sequence[int] = TOKEN_BUCKETS,
-      column_buckets: Sequence[int] = COLUMN_BUCKETS, n_drafted: int = 0,
+      row_buckets: Sequence[int] = ladders.ROW_BUCKETS,
+      token_buckets: Sequence[int] = ladders.TOKEN_BUCKETS,
+      column_buckets: Sequence[int] = ladders.COLUMN_BUCKETS,
+      n_drafted: int = 0,
   ):
     """Rows of up to `capacity` tokens; the ladders bound compilation.
 
@@ -93,6 +90,12 @@ class Sampler:
     self._is_ready_B = np.zeros(self.n_rows, bool)
     self._undo: dict[int, tuple[int, int]] = {}
 
+  def forget(self, rows: Sequence[int]) -> None:
+    """Empties these rows, for other streams; the others stay."""
+    self._fill_B[list(rows)], self._is_ready_B[list(rows)] = 0, False
+    for row in rows:
+      self._undo.pop(row, None)
+
   def fill(self, row: int) -> int:
     """Tokens in a row's stream."""
     return int(self._fill_B[row])
@@ -114,8 +117,8 @@ class Sampler:
       params: weights of `cfg`.
       rows: distinct indices below n_rows; no other row costs anything.
       inputs: each row's new tokens; may be empty if the row has a stream.
-      key: typed key; token t of rows[i] depends on (key, streams[i], t) and
-        the row's own stream alone.
+      key: typed, one or one per row; token t of rows[i] depends on (its key,
+        streams[i], t) and the row's own stream alone.
       streams: int32, one per row.
       temperature: divides the logits; 0 takes the most probable token.
       max_new: most tokens written per row.
@@ -138,12 +141,9 @@ class Sampler:
       return []
     self._check(rows, inputs, max_new)
     self.feed(params, rows, inputs)
-    stop_V, barred_V = np.zeros((2, self.cfg.V), bool)
-    stop_V[list(stop)] = barred_V[list(barred)] = True
-    draw = decoding.Draw(
-        np.asarray(jax.random.key_data(key)), np.asarray(streams, np.int32),
-        np.float32(temperature), np.int32(top_k or self.cfg.V),
-        np.float32(top_p), stop_V, barred_V, _padded_watch(watch))
+    draw = decoding.make_draw(
+        self.cfg.V, key, streams, temperature, stop, watch, top_k, top_p,
+        barred)
     for row, tokens in zip(rows, inputs, strict=True):
       if len(tokens):
         self._undo[row] = (self.fill(row), int(tokens[-1]))
@@ -157,11 +157,10 @@ class Sampler:
       tok, logp, watch_AxW, lens = self._decode(
           params, np.asarray(rows, np.int32)[active], written[active],
           max_new - written[active],
-          draw._replace(stream_R=draw.stream_R[active]),
-          bool(top_k) or top_p < 1)
+          draw.take(active), bool(top_k) or top_p < 1)
       for j, i in enumerate(active):
         parts[i].append((tok[j, :lens[j]], logp[j, :lens[j]]))
-        stopped[i] = bool(lens[j]) and bool(stop_V[tok[j, lens[j] - 1]])
+        stopped[i] = bool(lens[j]) and bool(draw.stop_V[tok[j, lens[j] - 1]])
       watched[active] = watch_AxW[:, :len(watch)]
       written[active] += lens
       active = active[~stopped[active] & (written[active] < max_new)]
@@ -251,10 +250,8 @@ class Sampler:
           b for b in ladder if b <= _bucket(ladder, bound)]
 
     none = np.zeros(0, np.int32)
-    draw = decoding.Draw(
-        np.asarray(jax.random.key_data(jax.random.key(0))), none,
-        np.float32(0), np.int32(1), np.float32(1),
-        *np.zeros((2, self.cfg.V), bool), _padded_watch([0] * n_watch))
+    draw = decoding.make_draw(
+        self.cfg.V, jax.random.key(0), none, 0.0, watch=[0] * n_watch)
     self.start(self.n_rows)
     for S in up_to(self._column_buckets, columns):
       for R in up_to(self._row_buckets, rows):
@@ -351,7 +348,7 @@ class Sampler:
 
     args = (params, *self._device, self._fill_B.copy(), self._pad(row_A, R),
             pad(begun_A), pad(left_A),
-            draw._replace(stream_R=pad(draw.stream_R)))
+            draw.pad(R))
     how = dict(cfg=self.cfg, columns=S, is_filtered=is_filtered)
     if self._n_drafted:
       *self._device, out, calls = drafting.decode(
@@ -383,11 +380,6 @@ class Sampler:
     """Row indices padded with one that does not exist."""
     return np.pad(np.asarray(rows, np.int32), (0, R - len(rows)),
                   constant_values=self.n_rows)
-
-
-def _padded_watch(watch: Sequence[int]) -> np.ndarray:
-  """Padded to fours, so that roles with other flags share executables."""
-  return np.pad(np.asarray(watch, np.int32), (0, 3 - (len(watch) - 1) % 4))
 
 
 def _ladder(buckets: Sequence[int], top: int) -> list[int]:

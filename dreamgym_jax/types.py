@@ -89,13 +89,20 @@ class Observation(NamedTuple):
 class World(Protocol):
   """A batch of tasks to act in; real (`envs/`) or dreamed (`experience`)."""
 
-  def reset(self, tasks: Sequence[Task]) -> list[Task]:
-    """Start row i on tasks[i]; gives the tasks with instruction and s_0."""
+  def reset(
+      self, tasks: Sequence[Task], rows: Sequence[int] | None = None
+  ) -> list[Task]:
+    """Start rows on tasks; gives the tasks with instruction and s_0.
+
+    Without `rows` all rows are forgotten, and row i starts on tasks[i]. With
+    them rows[i] does, whether its episode had ended or not, and the others go
+    on as they were. A row that there was not yet may have any number.
+    """
 
   def step(
       self, rows: Sequence[int], actions: Sequence[str]
   ) -> list[Observation]:
-    """Act in the given rows (indices into the tasks of the last reset)."""
+    """Act in the given rows (indices, of those that were reset)."""
 
   def close(self) -> None:
     """Free browsers, processes and caches."""

@@ -24,13 +24,18 @@ class VerifiedWorld:
     self._dream, self._annotate = dream, annotate
     self.counts = dream.counts
     self.counts.setdefault('overruled', 0)
-    self._tasks: list[types.Task] = []
+    self._tasks: dict[int, types.Task] = {}
     self._now: dict[int, str] = {}
 
-  def reset(self, tasks: Sequence[types.Task]) -> list[types.Task]:
-    self._tasks = self._dream.reset(tasks)
-    self._now = {i: t.initial_state for i, t in enumerate(self._tasks)}
-    return self._tasks
+  def reset(
+      self, tasks: Sequence[types.Task], rows: Sequence[int] | None = None
+  ) -> list[types.Task]:
+    begun = self._dream.reset(tasks, rows)
+    if rows is None:
+      self._tasks, self._now, rows = {}, {}, range(len(tasks))
+    for r, task in zip(rows, begun, strict=True):
+      self._tasks[r], self._now[r] = task, task.initial_state
+    return begun
 
   def follow(self, rows: Sequence[int], states_: Sequence[str]) -> None:
     self._dream.follow(rows, states_)

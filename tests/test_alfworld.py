@@ -269,6 +269,26 @@ def test_unknown_tasks(make, task, message):
     make().reset([task])
 
 
+def test_a_row_begins_anew_and_games_in_play_are_kept(make):
+  """Two games are in play, or were; the one that goes on was opened first."""
+  world, alone = make(max_games=2), make()
+  third = types.Task('alfworld-cool', 1)
+  first, _ = world.reset(TASKS)
+  assert alone.reset(TASKS[:1]) == [first]
+  go = f'click [{place(first.initial_state)}]'
+  assert world.step([0], [go]) == alone.step([0], [go])
+  assert world.reset([third], [1]) == make().reset([third])
+  assert world.step([0], ['click [4]']) == alone.step([0], ['click [4]'])
+  with pytest.raises(checks.EnvError, match='3 games at once'):
+    world.reset(TASKS[1:], [2])
+  assert world.step([0], ['click [5]']) == alone.step([0], ['click [5]'])
+
+
+def place(state):
+  """The [id] of the last place of a page."""
+  return alfworld_pages.read(state).of_kind(alfworld_pages.PLACE)[-1].id
+
+
 def test_limits_that_cannot_be(make):
   with pytest.raises(checks.EnvError, match='2 games at once'):
     make(max_games=1).reset(TASKS)

@@ -121,6 +121,42 @@ def test_a_seed_gives_the_same_page_whatever_was_played_before(world):
     fresh.close()
 
 
+def test_rows_begin_anew_while_others_go_on(world):
+  """Ten episodes of up to four steps, in three rows."""
+  tasks = [types.Task(f, 3) for f in FAMILIES]
+  together = play_random(world, tasks)
+  rngs = [np.random.default_rng(t.seed) for t in tasks]
+  seen = [[t.instruction, t.initial_state] for t in world.reset(tasks[:3])]
+  playing = {r: r for r in range(3)}
+  while playing:
+    rows = list(playing)
+    texts = [behaviours.random_action(
+        getattr(seen[i][-1], 'state', seen[i][-1]), 'Enter "An" here', rngs[i])
+        for i in playing.values()]
+    for r, o in zip(rows, world.step(rows, texts), strict=True):
+      i = playing[r]
+      seen[i].append(o)
+      if o.done or len(seen[i]) == 6:
+        del playing[r]
+        if len(seen) < len(tasks):
+          playing[r] = len(seen)
+          began, = world.reset([tasks[len(seen)]], [r])
+          seen.append([began.instruction, began.initial_state])
+  assert seen == together
+
+
+def test_a_browser_that_dies_in_a_reset_takes_the_rows_that_go_on(world):
+  world.reset([LOGIN] * 3)
+  world.step([2], ['click [3]'])      # over
+  os.kill(world._browser.pid, 9)
+  world.reset([LOGIN], [1])
+  lost, begun = world.step([0, 1], ['noop'] * 2)
+  assert lost.done and 'browser was lost' in lost.error
+  assert not begun.done and not begun.error
+  assert world.reset([LOGIN], [0])[0].initial_state == begun.state
+  assert not world.step([0], ['noop'])[0].error
+
+
 def test_rows_do_not_see_each_other(world):
   tasks = [types.Task(f, 3) for f in FAMILIES]
   together = play_random(world, tasks)

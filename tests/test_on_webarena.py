@@ -141,7 +141,7 @@ def test_the_split_is_litess():
   lots = domains.of(c).lots
   everything = [types.Task(f, s) for f in c.env.held_out_families
                 for s in domains.pages(c, f, 'test')]
-  assert sorted(i for lot in lots(everything, 16) for i in lot) == list(
+  assert sorted(i for lot in lots(everything) for i in lot) == list(
       range(165))
 
 

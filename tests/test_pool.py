@@ -18,8 +18,13 @@ class Toy:
 
   restarts = 0
 
-  def reset(self, tasks):
-    self.tasks = tasks
+  def __init__(self):
+    self.tasks = {}
+
+  def reset(self, tasks, rows=None):
+    if rows is None:
+      self.tasks, rows = {}, range(len(tasks))
+    self.tasks.update(zip(rows, tasks, strict=True))
     return [
         dataclasses.replace(t, instruction=f'do {t.seed} é',
                             initial_state=f'[1] text: {t.seed}')
@@ -64,6 +69,33 @@ def test_rows_answer_as_in_one_world(workers):
   assert workers.step(rows, texts) == one.step(rows, texts)
   assert workers.step([], []) == []
   assert workers.reset(TASKS[:1]) == one.reset(TASKS[:1])
+
+
+def test_rows_begin_anew_and_the_others_go_on(workers):
+  one, more = Toy(), [types.Task('toy', 10 + i) for i in range(3)]
+  assert workers.reset(TASKS) == one.reset(TASKS)
+  assert workers.reset(more, [4, 0, 7]) == one.reset(more, [4, 0, 7])
+  rows = [0, 1, 2, 3, 4, 7]
+  assert workers.step(rows, ['go'] * 6) == one.step(rows, ['go'] * 6)
+
+
+def test_rows_of_a_lost_worker_can_begin_anew(workers):
+  workers.reset(TASKS)
+  assert workers.step([0], ['die'])[0].error
+  workers.reset(TASKS[3:4], [2])
+  seen = workers.step([2, 4], ['go'] * 2)
+  assert [o.state for o in seen] == ['[1] text: 3 go', '[1] text: 4']
+  assert [bool(o.error) for o in seen] == [False, True]
+
+
+def test_a_worker_that_dies_in_a_reset_takes_its_other_rows(workers):
+  workers.reset(TASKS)
+  workers._workers[0]._process.kill()
+  workers._workers[0]._process.join()
+  assert workers.reset(TASKS[3:4], [2])[0].seed == 3
+  seen = workers.step([0, 1, 2], ['go'] * 3)
+  assert [bool(o.error) for o in seen] == [True, False, False]
+  assert seen[2].state == '[1] text: 3 go'
 
 
 @pytest.mark.parametrize('harm', ['die', 'hang'])

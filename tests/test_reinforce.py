@@ -26,8 +26,10 @@ pytestmark = pytest.mark.usefixtures('quick_compilation')
 class Alternating:
   """Two steps; every second row wins, so that groups of two disagree."""
 
-  def reset(self, tasks):
-    self.t = [0] * len(tasks)
+  def reset(self, tasks, rows=None):
+    if rows is None:
+      self.t, rows = {}, range(len(tasks))
+    self.t.update(dict.fromkeys(rows, 0))
     return list(tasks)
 
   def step(self, rows, actions):
@@ -138,6 +140,7 @@ def test_what_the_budget_refuses_is_an_error_on_its_row():
   seen = world.step([0, 1, 3], ['noop'] * 3)
   assert [o.error for o in seen] == ['', '', budget.SPENT]
   assert world.spent == 3 and seen[2].done
+  assert world.reset([None], [2]) == [None]
   assert world.step([0], ['noop'])[0].error == budget.SPENT
   assert world.spent == 3
 

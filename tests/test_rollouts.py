@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from dreamgym_jax import learner, rollouts, sampling, types
+from dreamgym_jax import experience, learner, rollouts, sampling, types
 from dreamgym_jax.data import batches
 from dreamgym_jax.models import transformer
 from dreamgym_jax.text import prompts
@@ -39,28 +39,30 @@ def sampler(model):
 
 
 class Fake:
-  """Row r ends after `lengths[r]` steps; says what it was asked."""
+  """Task of seed i ends after `lengths[i]` steps; says what it was asked."""
 
   def __init__(self, lengths, last=None, states_=None):
     self.lengths, self.last = lengths, last or {}
-    self.states = states_ or (lambda r, t: PAGE.replace('=', f'= {t}'))
+    self.states = states_ or (lambda i, t: PAGE.replace('=', f'= {t}'))
     self.asked = []
 
-  def reset(self, tasks):
-    self.t = [0] * len(tasks)
+  def reset(self, tasks, rows=None):
+    if rows is None:
+      self.rows, rows = {}, range(len(tasks))
+    self.rows.update((r, [t.seed, 0]) for r, t in zip(rows, tasks, strict=True))
     return list(tasks)
 
   def step(self, rows, actions):
     self.asked.append((list(rows), list(actions)))
     out = []
     for r in rows:
-      self.t[r] += 1
-      assert self.t[r] <= self.lengths[r], 'a finished row was asked'
-      done = self.t[r] == self.lengths[r]
-      o = types.Observation(self.states(r, self.t[r]), 0.0, done,
-                            is_invalid=self.t[r] == 1, reasoning='changes',
-                            success_prob=0.25)
-      out.append(o._replace(**self.last.get(r, {})) if done else o)
+      self.rows[r][1] += 1
+      i, t = self.rows[r]
+      assert t <= self.lengths[i], 'a finished row was asked'
+      done = t == self.lengths[i]
+      o = types.Observation(self.states(i, t), 0.0, done, is_invalid=t == 1,
+                            reasoning='changes', success_prob=0.25)
+      out.append(o._replace(**self.last.get(i, {})) if done else o)
     return out
 
   def close(self):
@@ -166,6 +168,83 @@ def test_a_row_does_not_depend_on_when_the_others_end(
   np.testing.assert_array_equal(again[0].token_T[:n], lived[1][0].token_T)
 
 
+MANY = [types.Task('f', i, f'{GOAL} {i}', PAGE) for i in range(7)]
+LENGTHS = [4, 1, 3, 1, 2, 5, 1]
+
+
+@pytest.fixture(scope='module')
+def side_by_side(model, prompt):
+  wide = sampling.Sampler(model[0], 7, CAPACITY, row_buckets=(),
+                          token_buckets=(48,), column_buckets=())
+  return play(model, wide, prompt, Fake(LENGTHS), MANY)
+
+
+@pytest.mark.parametrize('rows', [1, 2, 3])
+def test_an_episode_does_not_tell_which_row_it_had(
+    model, sampler, prompt, side_by_side, rows):
+  world = Fake(LENGTHS)
+  attempts = play(model, sampler, prompt, world, MANY, rows=rows)
+  assert [a.episode for a in attempts] == [a.episode for a in side_by_side]
+  for a, b in zip(attempts, side_by_side, strict=True):
+    np.testing.assert_array_equal(a.token_T, b.token_T)
+    np.testing.assert_array_equal(a.is_written_T, b.is_written_T)
+    np.testing.assert_allclose(a.logp_T, b.logp_T, atol=1e-5)
+  assert {r for asked, _ in world.asked for r in asked} == set(range(rows))
+  # The next task begins at the turn after one ended: by hand, of two rows
+  # 0 0 0 0 3 5 5 5 5 5 6 and 1 2 2 2 4 4.
+  assert len(world.asked) == {1: 17, 2: 10, 3: 8}[rows]
+
+
+class Filling(experience.DreamWorld):
+  """Untrained policies write no action that a dream is asked about."""
+
+  def step(self, rows, actions):
+    return super().step(rows, ['fill [1] vina'] * len(rows))
+
+
+def test_a_dream_does_not_tell_which_row_it_had(model, sampler, prompt):
+  """Retries of malformed answers draw by the episode's place, too."""
+  cfg, params = model
+  dreamer = sampling.Sampler(cfg, 3, 256, row_buckets=(3,),
+                             token_buckets=(64,), column_buckets=(0, 256))
+  settings = experience.Settings(max_steps=3, max_new=8)
+  told, retries = [], []
+  for rows in (3, 2, 1):
+    dream = Filling(params, dreamer, prompt, experience.no_retrieval,
+                    settings, jax.random.key(1))
+    told.append([a.episode for a in play(
+        model, sampler, prompt, dream, rows=rows)])
+    retries.append(dream.counts['malformed'])
+  assert told[0] == told[1] == told[2]
+  assert retries[0] == retries[1] == retries[2] > 0
+
+
+def test_a_turn_has_its_luck_of_its_task_and_its_own_count(
+    model, sampler, prompt, side_by_side):
+  """As in lock step: turn t of task i by fold_in(key, t) and stream i."""
+  for i in (2, 5):
+    a = side_by_side[i]
+    edges = [*(np.flatnonzero(np.diff(a.is_written_T)) + 1), len(a.token_T)]
+    sampler.start(1)
+    for t, (begin, end) in enumerate(
+        zip(edges[0::2], edges[1::2], strict=True)):
+      before = edges[2 * t - 1] if t else 0
+      turn, = sampler.turn(
+          model[1], [0], [a.token_T[before:begin]],
+          key=jax.random.fold_in(jax.random.key(0), t), streams=[i],
+          temperature=1.0, max_new=SETTINGS.max_new,
+          stop=(prompt.tok.tag['end'],))
+      assert turn.tokens.tolist() == a.token_T[begin:end].tolist()
+
+
+def test_a_full_stream_frees_its_row(model, sampler, prompt):
+  world = Fake([99, 2, 1], states_=lambda i, t: PAGE.replace(
+      '=', '= ' + 'vina ' * t))
+  attempts = play(model, sampler, prompt, world, rows=1)
+  assert [a.episode.error for a in attempts] == ['the stream is full', '', '']
+  assert [len(a.episode.transitions) for a in attempts][1:] == [2, 1]
+
+
 def test_a_group_shares_its_task_but_not_its_luck(model, sampler, prompt):
   attempts = play(model, sampler, prompt, Fake([1, 1, 1]), [TASKS[0]] * 3)
   begin = len(prompt.start(TASKS[0].instruction, PAGE)) + 1
@@ -176,7 +255,7 @@ def test_a_group_shares_its_task_but_not_its_luck(model, sampler, prompt):
 
 def test_a_full_stream_ends_with_an_error(model, sampler, prompt):
   world = Fake([99, 2, 99],
-               states_=lambda r, t: PAGE.replace('=', '= ' + 'vina ' * t))
+               states_=lambda i, t: PAGE.replace('=', '= ' + 'vina ' * t))
   attempts = play(model, sampler, prompt, world)
   assert [a.episode.error for a in attempts] == [
       'the stream is full', '', 'the stream is full']

@@ -97,7 +97,8 @@ def test_text_does_not_depend_on_batch_slot_or_bucket(
 
 @jax.jit
 def choose(z_RxV, seed, stream_R, t_R):
-  draw = decoding.Draw(jax.random.key_data(jax.random.key(seed)), stream_R,
+  key = jax.random.key_data(jax.random.key(seed))
+  draw = decoding.Draw(jnp.tile(key, (len(stream_R), 1)), stream_R,
                        jnp.float32(1), jnp.int32(37), jnp.float32(1), None,
                        jnp.zeros(z_RxV.shape[1], bool), None)
   return decoding.choose(z_RxV, t_R, draw, False)[0]

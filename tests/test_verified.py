@@ -26,8 +26,10 @@ class Dream:
     self.episodes = episodes
     self.counts = {'malformed': 0}
 
-  def reset(self, tasks):
-    self.at = [0] * len(tasks)
+  def reset(self, tasks, rows=None):
+    if rows is None:
+      self.at, rows = {}, range(len(tasks))
+    self.at.update(dict.fromkeys(rows, 0))
     return list(tasks)
 
   def follow(self, rows, states_):

@@ -67,6 +67,14 @@ def test_family_and_seed_reproduce_the_goal_in_any_batch(world):
   assert len({t.instruction for t in there}) == len(tasks)
 
 
+def test_a_row_begins_anew_and_the_others_go_on():
+  world = webshop.WebShop(small)
+  world.reset([types.Task('shop', 0)] * 2)
+  page = world.step([0, 1], ['fill [1] kettle'] * 2)[0].state
+  assert world.reset([types.Task('shop', 1)], [0])[0].initial_state == START
+  assert [o.state for o in world.step([0, 1], ['noop'] * 2)] == [START, page]
+
+
 def test_families_split_the_goals(world):
   assert set(world.goals) == {'shop', *(f'shop-{c}' for c in shop.CATEGORIES)}
   parts = [g for f, goals in world.goals.items() if f != 'shop' for g in goals]

@@ -63,6 +63,7 @@ def read_command(text: str, page: alfworld_pages.Page) -> list[str]:
 class _Row:
   """One episode. Names and places of a game never change."""
 
+  data: dict                    # the game file
   game: alfworld_engine.Game
   node: alfworld_engine.Node
   spot: dict[str, str]          # place -> location
@@ -98,8 +99,8 @@ class AlfWorld:
       pose: the game file of a generated task; None refuses them.
       cache: directory of translations; '' is alfworld_engine.cache_dir().
       max_games: games kept loaded, each with a copy of the engine (34 MB of
-        the temporary directory, most of it never read); the rows of one reset
-        can be on no more games than that.
+        the temporary directory, most of it never read); rows can be on
+        no more games than that at once.
     """
     if observe not in OBSERVE:
       raise ValueError(f'observe={observe!r}: choose from {OBSERVE}')
@@ -108,25 +109,34 @@ class AlfWorld:
     self._pose, self._max_games = pose, max_games
     self._games = alfworld_engine.Games(
         max_games, pathlib.Path(cache) if cache else None)
-    self._rows: list[_Row] = []
+    self._rows: dict[int, _Row] = {}
 
   @property
   def feedback(self) -> list[str]:
     """What the engine last said to each row, word for word."""
-    return [row.feedback for row in self._rows]
+    return [row.feedback for row in self._rows.values()]
 
-  def reset(self, tasks: Sequence[Task]) -> list[Task]:
-    """Row i starts on tasks[i]; raises EnvError for a task it has not."""
+  def reset(
+      self, tasks: Sequence[Task], rows: Sequence[int] | None = None
+  ) -> list[Task]:
+    """As types.World; raises EnvError for a task it has not."""
+    if rows is None:
+      self._rows, rows = {}, range(len(tasks))
+    live = [row.data for i, row in self._rows.items()
+            if i not in rows and not row.is_over]
     data = [self._game(task) for task in tasks]
-    n_games = len({d['pddl_problem'] + d['grammar'] for d in data})
+    n_games = len({d['pddl_problem'] + d['grammar'] for d in (*live, *data)})
     if n_games > self._max_games:
       raise EnvError(f'{n_games} games at once; max_games={self._max_games}')
-    self._rows = [self._start(self._games.open(d)) for d in data]
+    for d in live:    # first, so that no game in play is forgotten
+      self._games.open(d)
+    begun = [self._start(d) for d in data]
+    self._rows.update(zip(rows, begun, strict=True))
     return [
         dataclasses.replace(
             task, instruction=_TASK.search(row.feedback)[1],
             initial_state=str(row.page))
-        for task, row in zip(tasks, self._rows, strict=True)
+        for task, row in zip(tasks, begun, strict=True)
     ]
 
   def step(
@@ -139,7 +149,7 @@ class AlfWorld:
 
   def close(self) -> None:
     """Forgets the games; harmless when done twice."""
-    self._rows = []
+    self._rows = {}
     self._games.close()
 
   def _game(self, task: Task) -> dict:
@@ -150,10 +160,11 @@ class AlfWorld:
                      'makes a game of it')
     return self._pose(task)
 
-  def _start(self, game: alfworld_engine.Game) -> _Row:
+  def _start(self, data: dict) -> _Row:
+    game = self._games.open(data)
     spot = {f[1]: f[2] for f in game.facts if f[0] == 'receptacleatlocation'}
     openable = frozenset(f[1] for f in game.facts if f[0] == 'openable')
-    row = _Row(game, game.start, spot, openable, set(), [], game.intro,
+    row = _Row(data, game, game.start, spot, openable, set(), [], game.intro,
                alfworld_pages.Page(()))
     if self._observe == 'full':
       row.seen = set(spot)

@@ -18,8 +18,10 @@ class Budgeted:
   def __init__(self, world: types.World, budget: int, spent: int = 0):
     self._world, self._budget, self.spent = world, budget, spent
 
-  def reset(self, tasks: Sequence[types.Task]) -> list[types.Task]:
-    return self._world.reset(tasks)
+  def reset(
+      self, tasks: Sequence[types.Task], rows: Sequence[int] | None = None
+  ) -> list[types.Task]:
+    return self._world.reset(tasks, rows)
 
   def step(
       self, rows: Sequence[int], actions: Sequence[str]

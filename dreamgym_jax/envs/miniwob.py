@@ -79,7 +79,7 @@ class MiniWob:
     self.restarts, self._max_frames = 0, max_frames
     self._pages = find_pages()
     self._families = {p.stem for p in self._pages.glob('*.html')}
-    self._rows: list[_Row] = []
+    self._rows: dict[int, _Row] = {}
     # One script: the order of several is not promised.
     script = '\n'.join(p.read_text(encoding='utf-8') for p in _SCRIPTS)
     # Script input needs no frame in view, and what is not in view is not
@@ -92,20 +92,26 @@ class MiniWob:
       self._browser.close()
       raise
 
-  def reset(self, tasks: Sequence[Task]) -> list[Task]:
-    """Row i starts on tasks[i]; the same (family, seed) gives the same page.
+  def reset(
+      self, tasks: Sequence[Task], rows: Sequence[int] | None = None
+  ) -> list[Task]:
+    """As types.World; the same (family, seed) gives the same page.
 
     Raises EnvError for an unknown family, or if a page fails twice.
     """
     for family in sorted({t.family for t in tasks} - self._families):
       raise EnvError(f'no MiniWoB page named {family!r}'
                      + checks.did_you_mean(family, self._families))
+    if rows is None:
+      self._rows, rows = {}, range(len(tasks))
+    for i in rows:    # their frames are free
+      self._rows.pop(i, None)
     try:
-      starts = self._begin(tasks)
+      starts = self._begin(rows, tasks)
     except chromium.Error as error:
-      self._relaunch()
+      self._relaunch(error)
       try:
-        starts = self._begin(tasks)
+        starts = self._begin(rows, tasks)
       except chromium.Error:
         raise EnvError(f'cannot reset in a fresh browser: {error}') from error
     return [
@@ -135,11 +141,7 @@ class MiniWob:
     try:
       answers |= self._act(parsed)
     except chromium.Error as error:
-      # Frames share the browser, so the rows not in this call are lost too.
-      for row in self._rows:
-        if not row.is_over:
-          row.error = f'the browser was lost: {str(error).splitlines()[0]}'
-      self._relaunch()
+      self._relaunch(error)
       answers |= {i: self._lost(self._rows[i]) for i in parsed}
     return [answers[i] for i in rows]
 
@@ -222,8 +224,8 @@ class MiniWob:
       handle.dispose()
     return ''
 
-  def _begin(self, tasks: Sequence[Task]) -> list[dict]:
-    """Loads and starts every row's page; one retry of rows that fail."""
+  def _begin(self, rows: Sequence[int], tasks: Sequence[Task]) -> list[dict]:
+    """Loads and starts these rows' pages; one retry of those that fail."""
     frames, is_new = self._assign([t.family for t in tasks])
     calls = [
         (frame, self._url(task.family) if new else '', task.seed)
@@ -239,9 +241,9 @@ class MiniWob:
         if 'error' in start:
           raise EnvError(f'{tasks[n].task_id}: {start["error"]}')
         starts[n] = start
-    self._rows = [
-        _Row(frame, start['state'])
-        for frame, start in zip(frames, starts, strict=True)]
+    self._rows.update(
+        (i, _Row(frame, start['state']))
+        for i, frame, start in zip(rows, frames, starts, strict=True))
     return starts
 
   def _start(self, calls: list[tuple]) -> list[dict]:
@@ -253,12 +255,15 @@ class MiniWob:
         timeout=2 * (self.timeout + loads)))
 
   def _assign(self, families: list[str]) -> tuple[list[int], list[bool]]:
-    """A frame for every row, and whether its page is still to be loaded."""
+    """A frame for each, and whether its page is still to be loaded."""
+    in_play = {row.frame for row in self._rows.values()
+               if not (row.is_over or row.error)}
     free = collections.defaultdict(list)
     for frame, family in self._family_of.items():   # oldest use first
-      free[family].append(frame)
+      if frame not in in_play:
+        free[family].append(frame)
     taken = [free[f].pop() if free[f] else -1 for f in families]
-    spare = [f for f in self._family_of if f not in set(taken)]
+    spare = [f for f in self._family_of if f not in in_play | set(taken)]
     is_new = [frame < 0 for frame in taken]
     for n, family in enumerate(families):
       if taken[n] < 0:
@@ -289,7 +294,11 @@ class MiniWob:
     self._family_of: dict[int, str] = {}     # frame -> page, oldest use first
     self._frames: dict[int, sync_api.Frame] = {}
 
-  def _relaunch(self) -> None:
+  def _relaunch(self, error: Exception) -> None:
     self.restarts += 1
+    # Frames share the browser: rows that were not in the call are lost too.
+    for row in self._rows.values():
+      if not row.is_over:
+        row.error = f'the browser was lost: {str(error).splitlines()[0]}'
     self._browser.restart()
     self._open_host()

@@ -119,23 +119,33 @@ class Pool:
     """Workers replaced, and browsers started again inside workers."""
     return self._replaced + sum(w.restarts for w in self._workers)
 
-  def reset(self, tasks: Sequence[Task]) -> list[Task]:
+  def reset(
+      self, tasks: Sequence[Task], rows: Sequence[int] | None = None
+  ) -> list[Task]:
     """As World.reset; a worker that dies is replaced once, then PoolError."""
-    self._error = {}
-    n = len(self._workers)
-    parts = {
-        w: [dataclasses.asdict(t) for t in tasks[w::n]]
-        for w in range(min(n, len(tasks)))}
-    answers, died = self._ask('reset', {w: [p] for w, p in parts.items()}, 5.)
+    is_whole, n = rows is None, len(self._workers)
+    if is_whole:
+      self._error, self._state, rows = {}, {}, range(len(tasks))
+    calls: dict[int, list[list]] = {}
+    for i, task in zip(rows, tasks, strict=True):
+      self._error.pop(i, None)
+      self._state.pop(i, None)    # not lost with its worker, but begun again
+      parts, local_rows = calls.setdefault(i % n, [[], []])
+      parts.append(dataclasses.asdict(task))
+      local_rows.append(i // n)
+    if is_whole:    # no rows: the worker forgets those that it had
+      calls = {w: [parts] for w, (parts, _) in calls.items()}
+    answers, died = self._ask('reset', calls, 5.)
     if died:
-      again, died_again = self._ask(
-          'reset', {w: [parts[w]] for w in died}, 5.)
+      self._lose(died)
+      again, died_again = self._ask('reset', {w: calls[w] for w in died}, 5.)
       if died_again:
         raise PoolError(f'workers died twice in reset: {died_again}')
       answers |= again
-    started = [
-        Task(**answers[i % n][i // n]) for i in range(len(tasks))]
-    self._state = {i: t.initial_state for i, t in enumerate(started)}
+    left = {w: iter(answer) for w, answer in answers.items()}
+    started = [Task(**next(left[i % n])) for i in rows]
+    self._state.update(
+        (i, t.initial_state) for i, t in zip(rows, started, strict=True))
     return started
 
   def step(
@@ -150,10 +160,7 @@ class Pool:
         local_rows.append(i // n)
         texts.append(action)
     answers, died = self._ask('step', calls, 1.)
-    for worker, error in died.items():
-      for i in self._state:
-        if i % n == worker:
-          self._error[i] = error
+    self._lose(died)
     seen: dict[int, Observation] = {}
     for worker, answer in answers.items():
       for row, fields in zip(calls[worker][0], answer, strict=True):
@@ -163,6 +170,12 @@ class Pool:
         seen[i] = Observation(self._state[i], done=True, error=self._error[i])
       self._state[i] = seen[i].state
     return [seen[i] for i in rows]
+
+  def _lose(self, died: dict[int, str]) -> None:
+    """Remembers why the rows of workers that died are lost."""
+    for i in self._state:
+      if error := died.get(i % len(self._workers)):
+        self._error[i] = error
 
   def close(self) -> None:
     """Ends every worker and its browser; harmless when called twice."""
@@ -219,7 +232,7 @@ def _serve(
       try:
         world = world or make_world()
         if name == 'reset':
-          tasks = world.reset([Task(**fields) for fields in args[0]])
+          tasks = world.reset([Task(**fields) for fields in args[0]], *args[1:])
           answer = [dataclasses.asdict(task) for task in tasks]
         else:
           answer = [list(o) for o in world.step(*args)]

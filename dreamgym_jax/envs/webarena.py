@@ -102,7 +102,7 @@ class WebArena:
         webarena_gym.GymWorld, open_env, max_steps, select)
     self._make = lambda: pool.Worker(context, make_world, timeout)
     self._workers: dict[int, pool.Worker] = {}
-    self._rows: list[_Row] = []
+    self._rows: dict[int, _Row] = {}
     self._finalizer = weakref.finalize(self, _end, self._workers)
 
   @property
@@ -110,22 +110,29 @@ class WebArena:
     """Processes that were replaced since they hung or died."""
     return self.counts[TIMEOUT] + self.counts[PROCESS]
 
-  def reset(self, tasks: Sequence[Task]) -> list[Task]:
-    """Row i starts on tasks[i].
+  def reset(
+      self, tasks: Sequence[Task], rows: Sequence[int] | None = None
+  ) -> list[Task]:
+    """As types.World; waits for the slowest, the rows that go on do too.
 
     A row that cannot start keeps the intent and an empty state, and its first
     step answers with the error. Raises EnvError before anything is opened for
     unknown tasks, more than `max_rows`, tasks that write without `reset_site`,
     and those that cannot be played at once: `webarena_tasks.lots` parts them.
     """
-    rows = [_Row(task, self._find(task)) for task in tasks]
-    self._check([row.item for row in rows])
-    self._rows = rows
-    idle = {i: [[]] for i in self._workers if i >= len(rows)}
+    others = {} if rows is None else {
+        i: row for i, row in self._rows.items() if i not in rows}
+    rows = range(len(tasks)) if rows is None else rows
+    begun = {i: _Row(task, self._find(task))
+             for i, task in zip(rows, tasks, strict=True)}
+    self._check(len(others | begun), [
+        row.item for row in (others | begun).values() if not row.is_over])
+    self._rows = others | begun
+    idle = {i: [[]] for i in self._workers if i not in self._rows}
     self._ask('reset', idle, self._timeout)     # closes what they have open
-    for row in self._rows:
+    for row in begun.values():
       row.error = self._prepare(row.item)
-    waiting = [i for i, row in enumerate(self._rows) if not row.error]
+    waiting = [i for i, row in begun.items() if not row.error]
     for attempt in range(self._attempts):
       if attempt and waiting:
         self.counts['retried'] += len(waiting)
@@ -142,7 +149,7 @@ class WebArena:
     return [
         row.task if not row.error else dataclasses.replace(
             row.task, instruction=row.item.intent, initial_state='')
-        for row in self._rows]
+        for row in begun.values()]
 
   def step(
       self, rows: Sequence[int], actions: Sequence[str]
@@ -174,11 +181,13 @@ class WebArena:
     if error := self.sites.prepare(self.sites.dirty, writes=False):
       raise checks.EnvError(f'{error}; it stays as the last task left it')
 
-  def _check(self, items: Sequence[webarena_tasks.Item]) -> None:
-    apart = 'webarena_tasks.lots(tasks, max_rows) parts them'
-    if len(items) > self.max_rows:
+  def _check(
+      self, n_rows: int, items: Sequence[webarena_tasks.Item]
+  ) -> None:
+    apart = 'webarena_tasks.lots(tasks) parts them'
+    if n_rows > self.max_rows:
       raise checks.EnvError(
-          f'{len(items)} tasks at once, but max_rows={self.max_rows}; {apart}')
+          f'{n_rows} rows at once, but max_rows={self.max_rows}')
     writing = sorted({item.name for item in items if item.writes})
     if writing and not self.sites.has_hook:
       raise checks.EnvError(

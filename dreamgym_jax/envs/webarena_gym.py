@@ -148,12 +148,16 @@ class GymWorld:
   ):
     """`open_env` makes the environment of a task; see `open_webarena`."""
     self._open_env, self.max_steps, self._select = open_env, max_steps, select
-    self._rows: list[_Row] = []
+    self._rows: dict[int, _Row] = {}
 
-  def reset(self, tasks: Sequence[Task]) -> list[Task]:
+  def reset(
+      self, tasks: Sequence[Task], rows: Sequence[int] | None = None
+  ) -> list[Task]:
     """Opens a browser for each task; raises EnvError `blame: what failed`."""
-    self.close()
-    return [self._begin(task) for task in tasks]
+    if rows is None:
+      self.close()
+      rows = range(len(tasks))
+    return [self._begin(i, task) for i, task in zip(rows, tasks, strict=True)]
 
   def step(
       self, rows: Sequence[int], actions: Sequence[str]
@@ -177,19 +181,21 @@ class GymWorld:
 
   def close(self) -> None:
     """Ends the browsers; harmless when they are gone already."""
-    for row in self._rows:
+    for row in self._rows.values():
       _close(row.env)
-    self._rows = []
+    self._rows = {}
 
-  def _begin(self, task: Task) -> Task:
+  def _begin(self, i: int, task: Task) -> Task:
+    if i in self._rows:
+      _close(self._rows.pop(i).env)
     try:
-      row = _Row(self._open_env(task))
-      self._rows.append(row)
+      row = self._rows[i] = _Row(self._open_env(task))
       seen, _ = row.env.reset(seed=task.seed)
       row.goal = ' '.join(seen['goal'].split())
       self._look(row, seen)
     except Exception as error:      # the task's and the site's of any kind
-      self.close()
+      if i in self._rows:
+        _close(self._rows.pop(i).env)
       raise checks.EnvError(_explain(error, SETUP)) from error
     return dataclasses.replace(
         task, instruction=row.goal, initial_state=row.shown.state)

@@ -146,10 +146,8 @@ def clashes(items: Sequence[Item]) -> list[tuple[int, int]]:
       if _is_clash(a, b)]
 
 
-def lots(
-    tasks: Sequence[types.Task], max_rows: int, find: Find = find
-) -> list[list[int]]:
-  """Indices of tasks in lots that may be reset together, all that read first.
+def lots(tasks: Sequence[types.Task], find: Find = find) -> list[list[int]]:
+  """Indices of tasks in lots that may be played at once, all that read first.
 
   Writing tasks share a lot only where they share no site that can be written.
   """
@@ -157,9 +155,8 @@ def lots(
   made: list[list[int]] = []
   for i in sorted(range(len(items)), key=lambda i: items[i].writes):
     for lot in made:
-      if len(lot) < max_rows and not any(
-          items[j].writes != items[i].writes or _is_clash(items[j], items[i])
-          for j in lot):
+      if not any(items[j].writes != items[i].writes
+                 or _is_clash(items[j], items[i]) for j in lot):
         lot.append(i)
         break
     else:

@@ -166,21 +166,26 @@ class WebShop:
     self.goals = {EVERYTHING: list(catalogue.goals)}
     for goal in catalogue.goals:
       self.goals.setdefault(family_of(goal.category), []).append(goal)
-    self._rows: list[_Row] = []
+    self._rows: dict[int, _Row] = {}
 
   @property
   def purchases(self) -> list[Purchase | None]:
     """What each row bought in the present episodes; None if nothing yet."""
-    return [row.purchase for row in self._rows]
+    return [row.purchase for row in self._rows.values()]
 
-  def reset(self, tasks: Sequence[Task]) -> list[Task]:
-    """Row i starts on tasks[i]; raises EnvError for a task it has not."""
-    self._rows = [_Row(self._goal(task)) for task in tasks]
+  def reset(
+      self, tasks: Sequence[Task], rows: Sequence[int] | None = None
+  ) -> list[Task]:
+    """As types.World; raises EnvError for a task it has not."""
+    begun = [_Row(self._goal(task)) for task in tasks]
+    if rows is None:
+      self._rows, rows = {}, range(len(tasks))
+    self._rows.update(zip(rows, begun, strict=True))
     start = self.site.page(Place()).state
     return [
         dataclasses.replace(
             task, instruction=row.goal.instruction, initial_state=start)
-        for task, row in zip(tasks, self._rows, strict=True)
+        for task, row in zip(tasks, begun, strict=True)
     ]
 
   def step(

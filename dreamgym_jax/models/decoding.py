@@ -6,10 +6,12 @@ the cache is padding. The host side is sampling.py.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dreamgym_jax.models import sharding, transformer
 
@@ -19,7 +21,7 @@ CHUNK = 8                   # tokens decoded between compactions
 class Draw(NamedTuple):
   """How tokens are drawn; arrays, so that changing them compiles nothing."""
 
-  key: jax.Array            # key data, uint32
+  key_R: jax.Array          # key data, uint32 [R, words]
   stream_R: jax.Array       # int32, what makes a row's luck its own
   temperature: jax.Array    # [] 0 is greedy
   top_k: jax.Array          # [] int32
@@ -27,6 +29,38 @@ class Draw(NamedTuple):
   stop_V: jax.Array         # bool, tokens that end an answer
   barred_V: jax.Array       # bool, tokens that are never drawn
   watch_W: jax.Array        # int32, tokens whose log-probs are reported
+
+  def take(self, index_A: np.ndarray) -> 'Draw':
+    """Of some of the rows."""
+    return self._replace(
+        key_R=self.key_R[index_A], stream_R=self.stream_R[index_A])
+
+  def pad(self, R: int) -> 'Draw':
+    """Of R rows, the last of which nobody reads."""
+    more = R - len(self.stream_R)
+    return self._replace(
+        key_R=np.pad(self.key_R, ((0, more), (0, 0))),
+        stream_R=np.pad(self.stream_R, (0, more)))
+
+
+def make_draw(
+    V: int, key: jax.Array, streams: Sequence[int], temperature: float,
+    stop: Sequence[int] = (), watch: Sequence[int] = (), top_k: int = 0,
+    top_p: float = 1.0, barred: Sequence[int] = (),
+) -> Draw:
+  """On the host; see sampling.Sampler.turn. `key` is one, or one a row.
+
+  `watch_W` is padded to fours, so that roles with other flags share
+  executables.
+  """
+  data = np.asarray(jax.random.key_data(key))
+  stop_V, barred_V = np.zeros((2, V), bool)
+  stop_V[list(stop)] = barred_V[list(barred)] = True
+  return Draw(
+      np.broadcast_to(data, (len(streams), data.shape[-1])),
+      np.asarray(streams, np.int32), np.float32(temperature),
+      np.int32(top_k or V), np.float32(top_p), stop_V, barred_V,
+      np.pad(np.asarray(watch, np.int32), (0, 3 - (len(watch) - 1) % 4)))
 
 
 def _inverse_cdf(p_RxV: jax.Array, u_R: jax.Array) -> jax.Array:
@@ -77,13 +111,13 @@ def choose(
   scaled = z_RxV / jnp.where(draw.temperature > 0, draw.temperature, 1.0)
   if is_filtered:
     scaled = _filtered(scaled, draw)
-  key = jax.random.wrap_key_data(draw.key)
 
-  def uniform(stream, t):
+  def uniform(key, stream, t):
     return jax.random.uniform(
         jax.random.fold_in(jax.random.fold_in(key, stream), t))
 
-  u_R = jax.vmap(uniform)(draw.stream_R, t_R)
+  u_R = jax.vmap(uniform)(
+      jax.random.wrap_key_data(draw.key_R), draw.stream_R, t_R)
   drawn_R = _inverse_cdf(jax.nn.softmax(scaled, -1), u_R)
   tok_R = jnp.where(draw.temperature > 0, drawn_R,
                     z_RxV.argmax(-1).astype(jnp.int32))

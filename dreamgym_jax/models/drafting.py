@@ -84,7 +84,7 @@ def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw,
   weights = transformer.unstack(params, cfg)
   past = transformer.read(cache, row_R, columns)
   i_1xT, wide = jnp.arange(T)[None], draw._replace(
-      stream_R=jnp.repeat(draw.stream_R, T))
+      key_R=jnp.repeat(draw.key_R, T, 0), stream_R=jnp.repeat(draw.stream_R, T))
 
   def body(s):
     seen_RxX = jnp.concatenate([past_RxS, s.tok_RxC], 1)

@@ -108,7 +108,8 @@ def decode_step(
   vector = functools.partial(_array, (shape.rows,), jnp.int32, mesh, 'batch')
   number = functools.partial(_array, mesh=mesh)
   draw = decoding.Draw(
-      key=number((2,), jnp.uint32), stream_R=vector(),
+      key_R=_array((shape.rows, 2), jnp.uint32, mesh, 'batch', None),
+      stream_R=vector(),
       temperature=number((), jnp.float32), top_k=number((), jnp.int32),
       top_p=number((), jnp.float32), stop_V=number((cfg.V,), jnp.bool_),
       barred_V=number((cfg.V,), jnp.bool_), watch_W=number((4,), jnp.int32))

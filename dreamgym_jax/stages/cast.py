@@ -17,6 +17,7 @@ from dreamgym_jax import (
     verified,
 )
 from dreamgym_jax.envs import pool, shared
+from dreamgym_jax.models import ladders
 from dreamgym_jax.stages import domains, judge, memory, tasks, teaching
 from dreamgym_jax.stages import run as runs
 
@@ -72,7 +73,7 @@ class Cast:
   def _sampler(self, n_drafted: int = 0) -> sampling.Sampler:
     c = self.run.config.sampler
     return sampling.Sampler(self.model_config, self._rows, c.capacity,
-                            n_drafted=n_drafted, **sampling.LADDERS[c.buckets])
+                            n_drafted=n_drafted, **ladders.LADDERS[c.buckets])
 
   @functools.cached_property
   def dream_sampler(self) -> sampling.Sampler:

@@ -26,10 +26,9 @@ def endless(c: ml_collections.ConfigDict, family: str) -> None:
   del c, family
 
 
-def in_order(tasks: Sequence[types.Task], rows: int) -> list[list[int]]:
+def together(tasks: Sequence[types.Task]) -> list[list[int]]:
   """`lots` of worlds in which any tasks can be played side by side."""
-  n = len(tasks)
-  return [list(range(i, min(i + rows, n))) for i in range(0, n, rows)]
+  return [list(range(len(tasks)))] if tasks else []
 
 
 class Domain(NamedTuple):
@@ -54,8 +53,8 @@ class Domain(NamedTuple):
   poses: bool = False
   # (config, family) -> how many pages a family has; None: one for any seed
   n_pages: Callable[[ml_collections.ConfigDict, str], int | None] = endless
-  # (tasks, rows) -> indices of those that may be played side by side
-  lots: Callable[[Sequence[types.Task], int], list[list[int]]] = in_order
+  # tasks -> indices of those that may be played side by side
+  lots: Callable[[Sequence[types.Task]], list[list[int]]] = together
   # what the behaviour 'errand' is about; None where it is not known
   errands: behaviours.Errands | None = None
 

@@ -18,7 +18,7 @@ class Player(NamedTuple):
 
   sampler: sampling.Sampler
   prompt: prompts.Prompts
-  rows: int                 # episodes at once
+  rows: int                 # episodes at once, at most
   max_new: int
 
 
@@ -27,20 +27,21 @@ def play(
     tasks: Sequence[types.Task], key: jax.Array, temperature: float,
     source: str, label: str, rows: int | None = None,
     on_step: Callable[[int], None] = lambda n: None,
-    lots: Callable[[Sequence[types.Task], int], list[list[int]]]
-    = domains.in_order,
+    lots: Callable[[Sequence[types.Task]], list[list[int]]]
+    = domains.together,
 ) -> list[rollouts.Attempt]:
-  """One attempt at each task, `rows` at a time, in the lots given.
+  """One attempt at each task, at most `rows` at once, lot after lot.
 
-  The same key, tasks and rows give the policy the same luck in every world.
+  The same key and tasks give the policy the same luck in every world, however
+  many rows there are.
   """
   settings = rollouts.Settings(player.max_new, temperature)
   attempts = {}
-  for lot in lots(tasks, rows or player.rows):
+  for lot in lots(tasks):
     played = rollouts.rollout(
         params, player.sampler, player.prompt, world, [tasks[i] for i in lot],
         jax.random.fold_in(key, lot[0]), settings, source,
-        f'{label}-{lot[0]}', on_step)
+        f'{label}-{lot[0]}', on_step, rows or player.rows)
     attempts.update(zip(lot, played, strict=True))
   return [attempts[i] for i in range(len(tasks))]
 
