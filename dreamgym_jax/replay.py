@@ -114,7 +114,7 @@ class _Exact:
 
   def search(self, query: Query, k: int) -> Hits:
     if self._device is None:
-      self._device = jax.tree.map(_put, self._host)
+      self._device = jax.tree.map(sharding.put_rows, self._host)
     k = min(k, len(self._host.family_M))
     hits = []
     for start in range(0, len(query.family_B), self._max_batch):
@@ -135,13 +135,6 @@ def _search(bank: Bank, query: Query, k: int) -> Hits:
   score_BxR, row_BxR = jax.lax.top_k(score_BxM, k)
   return Hits(*sharding.whole(
       jnp.where(score_BxR > -jnp.inf, row_BxR, _EMPTY), score_BxR))
-
-
-def _put(x: np.ndarray) -> jax.Array:
-  """A copy, by rows: on CPU a jax array may share the host's memory."""
-  where = sharding.where(x.shape, 'batch')
-  return (sharding.put_parts(x.copy(), where) if where
-          else jax.device_put(x.copy()))
 
 
 def _allowed(bank: Bank, query: Query) -> jax.Array:

@@ -107,3 +107,19 @@ def test_processes_that_disagree_are_told():
   for error in together(act):
     assert isinstance(error, shared.SharedError)
     assert 'acts otherwise than process' in str(error)
+
+
+def refill(world, part: int = 0):
+  """Rows 1 and 2 begin anew, in the other order, while the rest goes on."""
+  del part
+  world.reset(TASKS[:4])
+  again = world.reset([TASKS[4], TASKS[0]], [2, 1])
+  seen = world.step([0, 1, 2, 3], ['click [99]'] * 4)
+  return again, seen
+
+
+@pytest.mark.parametrize('n_parts', [N, 1])
+def test_rows_begin_anew_where_they_are_played(n_parts):
+  want = refill(shop())
+  assert want[0][0] == play(shop())[0][4]
+  assert together(refill, n_parts) == [want] * N

@@ -198,7 +198,7 @@ def shard_batch(
     return batch
   n, sharding = n_batch_shards(mesh), batch_sharding(mesh)
 
-  def put_rows(path, x):
+  def put(path, x):
     rows = np.shape(x)[0] if np.ndim(x) else 0
     if rows == 0 or rows % n:
       raise ValueError(
@@ -206,7 +206,16 @@ def shard_batch(
           f'divide by rows over {n} devices')
     return put_parts(np.asarray(x), sharding)
 
-  return jax.tree_util.tree_map_with_path(put_rows, batch)
+  return jax.tree_util.tree_map_with_path(put, batch)
+
+
+def put_rows(x: np.ndarray) -> jax.Array:
+  """A copy of a host array, by rows over the mesh in use if there is one.
+
+  A copy, for on CPU a jax array may share the host's memory.
+  """
+  placed, x = where(x.shape, 'batch'), x.copy()
+  return put_parts(x, placed) if placed else jax.device_put(x)
 
 
 def put_parts(x: np.ndarray, where: NamedSharding) -> jax.Array:
