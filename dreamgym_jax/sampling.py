@@ -10,6 +10,8 @@ the cache, so the next turn pays for its own tokens only (design: streams).
   is padding; rows that start with the same tokens (a group) are extended once
   and copied.
 - Shapes come from short ladders of buckets: `precompile` makes them ahead.
+- On a mesh a row stays on the chips that hold it: all rows take part in each
+  call, where they are, and nothing is copied.
 - Token t of a row is drawn with fold_in(fold_in(key, stream), t): the text
   does not depend on batch mates, slot, bucket or compaction.
 """
@@ -21,7 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamgym_jax.models import decoding, drafting, sharding, transformer
+from dreamgym_jax.models import (
+  decoding,
+  drafting,
+  serving,
+  sharding,
+  transformer,
+)
 from dreamgym_jax.types import Params
 
 _EXTEND_ROWS = 16           # rows extended together: enough for the matmuls
@@ -69,29 +77,41 @@ class Sampler:
     # More than asked, so that the cache's rows divide over the mesh.
     self.n_rows = n_rows = sharding.round_up(n_rows)
     self.capacity = capacity
-    self._row_buckets = _ladder(row_buckets, n_rows)
+    self._is_in_place = sharding.n_batch_shards() > 1
+    self._serve = serving.Serve(cfg)
+    self._row_buckets = _ladder(
+        () if self._is_in_place else row_buckets, n_rows)
     self._token_buckets = _ladder(
         token_buckets, min(capacity, max(token_buckets)))
     self._column_buckets = _ladder(column_buckets, capacity)
-    self._extend_rows = min(_EXTEND_ROWS, n_rows)
+    self._extend_rows = (
+        n_rows if self._is_in_place else min(_EXTEND_ROWS, n_rows))
     self._n_drafted = n_drafted
     self.n_calls = self.n_read = self.n_written = 0   # tokens: read, written
     self._tok_BxS = np.zeros((n_rows, capacity), np.int32)
-    cache = transformer.empty_cache(cfg, n_rows, capacity)
-    self._device = (cache.k_NxBxKxSxd, cache.v_NxBxKxSxd,
-                    jnp.zeros((n_rows, cfg.D), cfg.dtype,
-                              device=sharding.where((n_rows,), 'batch')))
+    self._device = None
     self.start(n_rows)
 
   def start(self, n: int) -> None:
     """Forgets all streams; rows 0 to n - 1 will be used."""
     if n > self.n_rows:
       raise SamplerFull(f'{n} rows asked of a sampler of {self.n_rows}')
+    if self._device is None:
+      cache = transformer.empty_cache(self.cfg, self.n_rows, self.capacity)
+      self._device = (
+          cache.k_NxBxKxSxd, cache.v_NxBxKxSxd,
+          jnp.zeros((self.n_rows, self.cfg.D), self.cfg.dtype,
+                    device=sharding.where((self.n_rows,), 'batch')))
     self._fill_B = np.zeros(self.n_rows, np.int32)
     # Whether the state after a row's last token is known: not when the row is
     # empty, nor after an undo.
     self._is_ready_B = np.zeros(self.n_rows, bool)
     self._undo: dict[int, tuple[int, int]] = {}
+
+  def release(self) -> None:
+    """Frees the device's memory until the next `start`."""
+    self._device = None
+    self._serve.forget()
 
   def fill(self, row: int) -> int:
     """Tokens in a row's stream."""
@@ -137,6 +157,7 @@ class Sampler:
     if not len(rows):
       return []
     self._check(rows, inputs, max_new)
+    params = self._serve(params)
     self.feed(params, rows, inputs)
     stop_V, barred_V = np.zeros((2, self.cfg.V), bool)
     stop_V[list(stop)] = barred_V[list(barred)] = True
@@ -180,7 +201,8 @@ class Sampler:
     for row, tokens in zip(rows, inputs, strict=True):
       self._undo.pop(row, None)
       tokens = tuple(map(int, tokens))
-      if self._fill_B[row] == 0 and tokens in first:
+      if (self._fill_B[row] == 0 and tokens in first
+          and not self._is_in_place):
         copies.append((first[tokens], row))
       elif tokens:
         if self._fill_B[row] == 0:
@@ -216,7 +238,8 @@ class Sampler:
                        'their next token')
     row_R = self._pad(rows, _bucket(self._row_buckets, len(rows)))
     logp = np.asarray(decoding.after(
-        params, self._device[2], row_R, cfg=self.cfg))[:len(rows)]
+        self._serve(params), self._device[2], row_R,
+        cfg=self.cfg))[self._at(rows)]
     return logp if tokens is None else logp[:, list(tokens)]
 
   def undo(self, rows: Sequence[int]) -> list[int]:
@@ -256,6 +279,7 @@ class Sampler:
         np.float32(0), np.int32(1), np.float32(1),
         *np.zeros((2, self.cfg.V), bool), _padded_watch([0] * n_watch))
     self.start(self.n_rows)
+    params = self._serve(params)
     for S in up_to(self._column_buckets, columns):
       for R in up_to(self._row_buckets, rows):
         if S:
@@ -285,6 +309,7 @@ class Sampler:
       is_scored: bool = False,
   ) -> dict[int, list[np.ndarray]]:
     """Appends each row's tokens, in pieces of at most the largest bucket."""
+    params = self._serve(params)
     size = self._token_buckets[-1]
     scored: dict[int, list] = {row: [] for row, _ in pairs}
     for at in range(0, max((len(t) for _, t in pairs), default=0), size):
@@ -293,8 +318,10 @@ class Sampler:
       for i in range(0, len(left), self._extend_rows):
         group = left[i:i + self._extend_rows]
         logp = self._extend(params, group, is_scored)
-        for j, (row, tokens) in enumerate(group if is_scored else ()):
-          scored[row].append(np.asarray(logp[j, :len(tokens)]))
+        if is_scored:
+          at = self._at([row for row, _ in group])
+          for j, (row, tokens) in zip(at, group, strict=True):
+            scored[row].append(np.asarray(logp[j, :len(tokens)]))
     return scored
 
   def _extend(
@@ -308,14 +335,14 @@ class Sampler:
         _bucket(self._token_buckets, max(len(t) for _, t in pairs)),
         _bucket(self._column_buckets, self._fill_B[rows].max()))
     tok_RxT, len_R = np.zeros((R, T), np.int32), np.zeros(R, np.int32)
-    for i, (row, tokens) in enumerate(pairs):
+    for i, (row, tokens) in zip(self._at(rows), pairs, strict=True):
       tok_RxT[i, :len(tokens)] = tokens
       len_R[i] = len(tokens)
       self._note(row, tokens)
     *self._device, logp = decoding.extend(
         params, *self._device, self._fill_B.copy(), self._pad(rows, R),
         tok_RxT, len_R, cfg=self.cfg, columns=S, is_scored=is_scored)
-    self._fill_B[rows] += len_R[:len(rows)]
+    self._fill_B[rows] += len_R[self._at(rows)]
     self.n_read += int(len_R.sum())
     self._is_ready_B[rows] = True
     return logp
@@ -325,7 +352,7 @@ class Sampler:
       shape: tuple[int, int] | None = None,
   ) -> None:
     """One call of `decoding.copy`: (from, to) rows."""
-    if not pairs and not shape:
+    if self._is_in_place or not pairs and not shape:
       return
     source, target = [p[0] for p in pairs], [p[1] for p in pairs]
     R, S = shape or (_bucket(self._row_buckets, len(pairs)),
@@ -342,12 +369,14 @@ class Sampler:
       shape: tuple[int, int] | None = None,
   ) -> list[np.ndarray]:
     """One chunk of `decoding.decode`: tokens, log-probs, watch, lengths."""
-    n = len(row_A)
-    R, S = shape or (_bucket(self._row_buckets, n),
+    at_A = self._at(row_A)
+    R, S = shape or (_bucket(self._row_buckets, len(row_A)),
                      _bucket(self._column_buckets, self._fill_B[row_A].max()))
 
     def pad(x):
-      return np.pad(x, (0, R - n))
+      wide = np.zeros(R, x.dtype)
+      wide[at_A] = x
+      return wide
 
     args = (params, *self._device, self._fill_B.copy(), self._pad(row_A, R),
             pad(begun_A), pad(left_A),
@@ -359,7 +388,7 @@ class Sampler:
       self.n_calls += int(calls)
     else:
       *self._device, out = decoding.decode(*args, **how)
-    out = [x[:n] for x in jax.device_get(out)]
+    out = [x[at_A] for x in jax.device_get(out)]
     for row, tokens, length in zip(row_A, out[0], out[-1], strict=True):
       self._note(row, tokens[:length])
     self._fill_B[row_A] += out[-1]
@@ -374,13 +403,19 @@ class Sampler:
   def _past(self, row_A: np.ndarray, R: int, S: int) -> np.ndarray:
     """The rows' tokens [R, S], at the right end; -1 before them."""
     past_RxS = np.full((R, S), -1, np.int32)
-    for i, row in enumerate(row_A):
+    for i, row in zip(self._at(row_A), row_A, strict=True):
       fill = self._fill_B[row]
       past_RxS[i, S - fill:] = self._tok_BxS[row, :fill]
     return past_RxS
 
-  def _pad(self, rows: Sequence[int], R: int) -> np.ndarray:
-    """Row indices padded with one that does not exist."""
+  def _at(self, rows: Sequence[int]) -> np.ndarray:
+    """Where these rows stand in a call: in their place, or one by one."""
+    return np.array(rows, int) if self._is_in_place else np.arange(len(rows))
+
+  def _pad(self, rows: Sequence[int], R: int) -> np.ndarray | None:
+    """Row indices padded with one that does not exist; None: all, in place."""
+    if self._is_in_place:
+      return None
     return np.pad(np.asarray(rows, np.int32), (0, R - len(rows)),
                   constant_values=self.n_rows)
 

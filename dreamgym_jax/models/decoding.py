@@ -2,7 +2,8 @@
 
 Each takes the cache's arrays (donated), the host's fill pointers and `row_R`,
 gathers these rows, works, and writes the new columns back. A row index past
-the cache is padding. The host side is sampling.py.
+the cache is padding. Without `row_R` all rows take part where they are. The
+host side is sampling.py.
 """
 
 import functools
@@ -91,11 +92,11 @@ def choose(
 
 
 def put_last(
-    last_BxD: jax.Array, row_R: jax.Array, x_RxD: jax.Array
+    last_BxD: jax.Array, row_R: jax.Array | None, x_RxD: jax.Array
 ) -> jax.Array:
   """The states after the rows' last tokens, with those of some rows new."""
-  return sharding.constrain(
-      last_BxD.at[row_R].set(x_RxD, mode='drop'), 'batch')
+  return sharding.constrain(x_RxD if row_R is None else last_BxD.at[row_R].set(
+      x_RxD, mode='drop'), 'batch')
 
 
 class _State(NamedTuple):
@@ -118,7 +119,7 @@ def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw, *,
             cfg, columns, is_filtered):
   """Up to CHUNK tokens of each row that has `left_R` > 0."""
   cache = transformer.Cache(k, v, fill_B)
-  R, C = row_R.shape[0], CHUNK
+  R, C = begun_R.shape[0], CHUNK
   weights = transformer.unstack(params, cfg)
   past = transformer.read(cache, row_R, columns)
 
@@ -138,7 +139,7 @@ def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw, *,
 
   s = jax.lax.while_loop(
       lambda s: (s.t < C) & s.open_R.any(), body, _State(
-          jnp.int32(0), last_BxD.at[row_R].get(mode='clip'),
+          jnp.int32(0), transformer.pick(last_BxD, row_R),
           transformer.empty_recent(cfg, R, C), jnp.zeros((R, C), jnp.int32),
           jnp.zeros((R, C)), jnp.zeros((R, draw.watch_W.shape[0])),
           jnp.zeros(R, jnp.int32), left_R > 0))
@@ -157,15 +158,15 @@ def extend(params, k, v, last_BxD, fill_B, row_R, tok_RxT, len_R, *, cfg,
   cache = transformer.Cache(k, v, fill_B)
   x_RxTxD, cache = transformer.extend(
       params, cache, tok_RxT, len_R, cfg, row_R=row_R, columns=columns)
-  logp_RxT = jnp.zeros(())
+  logp_RxT, last_RxD = jnp.zeros(()), transformer.pick(last_BxD, row_R)
   if is_scored:
-    first = last_BxD.at[row_R].get(mode='clip')[:, None]
-    before = jnp.concatenate([first, x_RxTxD[:, :-1]], 1)
+    before = jnp.concatenate([last_RxD[:, None], x_RxTxD[:, :-1]], 1)
     logp_RxT, _ = transformer.logp_entropy(
         params, before.reshape(-1, cfg.D), tok_RxT.reshape(-1), cfg)
     logp_RxT = logp_RxT.reshape(tok_RxT.shape)
   end = jnp.maximum(len_R - 1, 0)[:, None, None]
-  x_RxD = jnp.take_along_axis(x_RxTxD, end, 1)[:, 0]
+  x_RxD = jnp.where(len_R[:, None] > 0, jnp.take_along_axis(
+      x_RxTxD, end, 1)[:, 0], last_RxD)
   last_BxD = put_last(last_BxD, row_R, x_RxD)
   return cache.k_NxBxKxSxd, cache.v_NxBxKxSxd, last_BxD, logp_RxT
 
@@ -188,7 +189,7 @@ def copy(k, v, last_BxD, from_R, to_R, *, columns):
 @functools.partial(jax.jit, static_argnames=('cfg',))
 def after(params, last_BxD, row_R, *, cfg):
   """Log-probs of the next token [R, V]."""
-  x_RxD = last_BxD.at[row_R].get(mode='clip')
+  x_RxD = transformer.pick(last_BxD, row_R)
   return jax.nn.log_softmax(transformer.head(params, x_RxD, cfg), -1)
 
 

@@ -79,7 +79,7 @@ def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw,
   more result: how often the model was called.
   """
   cache = transformer.Cache(k, v, fill_B)
-  R, C, T = row_R.shape[0], COLUMNS, 1 + n_drafted
+  R, C, T = begun_R.shape[0], COLUMNS, 1 + n_drafted
   S, W = past_RxS.shape[1], draw.watch_W.shape[0]
   weights = transformer.unstack(params, cfg)
   past = transformer.read(cache, row_R, columns)
@@ -140,7 +140,7 @@ def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw,
         pick(at_end(before(s.next_watch_RxW, watch_RxTxW)), s.watch_RxW),
         len_R, s.open_R & ~(at_end(stops_RxT) & (n_R > 0)) & (len_R < left_R))
 
-  x_RxD = last_BxD.at[row_R].get(mode='clip')
+  x_RxD = transformer.pick(last_BxD, row_R)
   tok_R, logp_RxV = decoding.choose(
       transformer.head(params, x_RxD, cfg), begun_R, draw, is_filtered)
   s = jax.lax.while_loop(

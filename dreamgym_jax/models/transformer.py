@@ -162,7 +162,8 @@ class _Transformer(nn.Module):
         in_axes=(nn.broadcast, nn.broadcast), length=c.N, unroll=c.unroll,
         metadata_params={nn.PARTITION_NAME: 'layers'})
     x, _ = stack(c, name='blocks')(
-        embed_VxD[tok_BxT].astype(c.dtype), layers.rope_angles(pos_BxT, c),
+        sharding.constrain(embed_VxD, 'vocab', None)[tok_BxT].astype(
+            c.dtype), layers.rope_angles(pos_BxT, c),
         segment_BxT)
     return layers.rms(x, ln_f, c.norm_eps)
 
@@ -254,23 +255,31 @@ def logp_entropy(
   recomputed backward, so no [P, V] array ever exists.
   """
   P, D = x_PxD.shape
-  chunk = min(chunk, P)
-  n = -(-P // chunk)
-  x = jnp.pad(x_PxD, ((0, n * chunk - P), (0, 0))).reshape(n, chunk, D)
-  target = jnp.pad(target_P, (0, n * chunk - P)).reshape(n, chunk)
+  parts = sharding.n_batch_shards()   # each device takes of its own positions
+  chunk = min(chunk, -(-P // parts))
+  n = -(-P // (parts * chunk))
+  more = parts * n * chunk - P
+  x = jnp.pad(x_PxD, ((0, more), (0, 0))).reshape(parts, n, chunk, D)
+  target = jnp.pad(target_P, (0, more)).reshape(parts, n, chunk)
+  x, target = (sharding.constrain(y.swapaxes(0, 1), None, 'batch')
+               for y in (x, target))
+  name = 'embed' if cfg.tied else 'head'
+  # Gathered over `fsdp` once, and not for each chunk.
+  params = {name: sharding.constrain(params[name], 'vocab', None)}
 
   @jax.checkpoint
   def one(args):
-    x_CxD, target_C = args
-    z_CxV = head(params, x_CxD, cfg)
-    lse_C = jax.nn.logsumexp(z_CxV, -1)
-    at_C = jnp.take_along_axis(z_CxV, target_C[:, None], 1)[:, 0]
-    p_CxV = jnp.exp(z_CxV - lse_C[:, None])
-    return at_C - lse_C, lse_C - (p_CxV * z_CxV).sum(-1)
+    x_SxCxD, target_SxC = args
+    z = head(params, x_SxCxD, cfg)
+    lse_SxC = jax.nn.logsumexp(z, -1)
+    at_SxC = jnp.take_along_axis(z, target_SxC[..., None], -1)[..., 0]
+    p = jnp.exp(z - lse_SxC[..., None])
+    return at_SxC - lse_SxC, lse_SxC - (p * z).sum(-1)
 
-  logp, entropy = (one((x[0], target[0])) if n == 1
-                   else jax.lax.map(one, (x, target)))
-  return logp.reshape(-1)[:P], entropy.reshape(-1)[:P]
+  logp, entropy = (y.swapaxes(0, 1).reshape(-1)[:P] for y in (
+      [y[None] for y in one((x[0], target[0]))] if n == 1
+      else jax.lax.map(one, (x, target))))
+  return logp, entropy
 
 
 # --- over a cache ----------------------------------------------------------
@@ -285,20 +294,36 @@ def empty_cache(cfg: ModelConfig, B: int, S: int) -> Cache:
 
 
 def unstack(params: Params, cfg: ModelConfig) -> tuple[Params, ...]:
-  """The blocks' weights as N dicts; do it once, outside a decode loop."""
+  """The blocks' weights as N dicts; do it once, outside a decode loop.
+
+  As they are if they are such dicts (decoding.serve).
+  """
+  if isinstance(params['blocks'], tuple):
+    return params['blocks']
   cast = jax.tree.map(lambda w: w.astype(cfg.dtype), params['blocks'])
   cast |= {n: w for n, w in params['blocks'].items() if n in _SCALES}
   return tuple(jax.tree.map(lambda w, i=i: w[i], cast) for i in range(cfg.N))
 
 
-def read(cache: Cache, row_R: jax.Array, columns: int) -> Past:
-  """The first `columns` columns of these rows; a row >= B reads as empty."""
-  N, fill_R = cache.k_NxBxKxSxd.shape[0], cache.fill_B.at[row_R].get(
+def pick(x_B: jax.Array, row_R: jax.Array | None) -> jax.Array:
+  """These rows of an array; without `row_R` all of them, where they are.
+
+  On a mesh only the latter stays on the chip that holds a row.
+  """
+  return x_B if row_R is None else x_B.at[row_R].get(mode='clip')
+
+
+def _fill(cache: Cache, row_R: jax.Array | None) -> jax.Array:
+  return cache.fill_B if row_R is None else cache.fill_B.at[row_R].get(
       mode='fill', fill_value=0)
 
+
+def read(cache: Cache, row_R: jax.Array | None, columns: int) -> Past:
+  """The first `columns` columns of rows as `pick`; a row >= B is empty."""
+  N, fill_R = cache.k_NxBxKxSxd.shape[0], _fill(cache, row_R)
+
   def rows(x_NxBxKxSxd):
-    return [x_NxBxKxSxd[i, :, :, :columns].at[row_R].get(mode='clip')
-            for i in range(N)]
+    return [pick(x_NxBxKxSxd[i, :, :, :columns], row_R) for i in range(N)]
 
   k, v = ([sharding.constrain(x, *COLUMNS[1:]) for x in rows(kv)]
           for kv in (cache.k_NxBxKxSxd, cache.v_NxBxKxSxd))
@@ -351,7 +376,7 @@ def append(
 
 
 def write(
-    cache: Cache, row_R: jax.Array, recent: Recent, len_R: jax.Array
+    cache: Cache, row_R: jax.Array | None, recent: Recent, len_R: jax.Array
 ) -> Cache:
   """Append the first len_R recent columns at each row's own fill.
 
@@ -359,19 +384,40 @@ def write(
   the caller checks that there is room.
   """
   C, S = recent.k[0].shape[1], cache.k_NxBxKxSxd.shape[3]
-  fill_R = cache.fill_B.at[row_R].get(mode='fill', fill_value=0)
+  fill_R = _fill(cache, row_R)
   c_C = jnp.arange(C)[None]
   col_RxC = jnp.where(c_C < len_R[:, None], fill_R[:, None] + c_C, S)
 
   def put(x, new):
+    if row_R is None:
+      return sharding.on_each(
+          _write_in_place, (x, jnp.stack(new, 0)[:, :, :S], fill_R, len_R),
+          (COLUMNS, (None, 'batch', None, 'kv'), ('batch',), ('batch',)), 0)
     # The indexed axes come first: [R, C, N, K, d].
-    new_RxCxNxKxd = jnp.stack(new, 2)
     return sharding.constrain(x.at[:, row_R[:, None], :, col_RxC].set(
-        new_RxCxNxKxd, mode='drop'), *COLUMNS)
+        jnp.stack(new, 2), mode='drop'), *COLUMNS)
 
   return Cache(put(cache.k_NxBxKxSxd, recent.k),
                put(cache.v_NxBxKxSxd, recent.v),
+               cache.fill_B + len_R if row_R is None else
                cache.fill_B.at[row_R].add(len_R, mode='drop'))
+
+
+def _write_in_place(x_NxBxKxSxd, new_NxBxCxKxd, fill_B, len_B):
+  """Row by row: TPUs copy a cache that is scattered to."""
+  N, B, K, S, d = x_NxBxKxSxd.shape
+  C = new_NxBxCxKxd.shape[2]
+  start_B = jnp.clip(fill_B, 0, S - C)
+
+  def one(b, x):
+    at, c_C = (0, b, 0, start_B[b], 0), jnp.arange(C) - fill_B[b] + start_B[b]
+    old = jax.lax.dynamic_slice(x, at, (N, 1, K, C, d))
+    new = jnp.roll(new_NxBxCxKxd[:, b], fill_B[b] - start_B[b], 1)
+    is_new = ((c_C >= 0) & (c_C < len_B[b]))[None, None, None, :, None]
+    return jax.lax.dynamic_update_slice(
+        x, jnp.where(is_new, new.swapaxes(1, 2)[:, None], old), at)
+
+  return jax.lax.fori_loop(0, B, one, x_NxBxKxSxd)
 
 
 def extend(
@@ -386,8 +432,6 @@ def extend(
   meaningless, rows of length 0 are untouched, and what a row gives does not
   depend on the other rows.
   """
-  if row_R is None:
-    row_R = jnp.arange(cache.fill_B.shape[0])
   S = cache.k_NxBxKxSxd.shape[3] if columns is None else columns
   past = read(cache, row_R, S)
   recent = empty_recent(cfg, *tok_RxT.shape)

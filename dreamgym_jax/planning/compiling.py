@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding
 
 from dreamgym_jax import config, learner, types
 from dreamgym_jax.data import batches
-from dreamgym_jax.models import decoding, sharding, transformer
+from dreamgym_jax.models import decoding, serving, sharding, transformer
 from dreamgym_jax.planning import collectives
 
 
@@ -96,7 +96,7 @@ def extend_step(
   vector = functools.partial(_array, (shape.rows,), jnp.int32, mesh, 'batch')
   tokens = _array((shape.rows, shape.piece), jnp.int32, mesh, 'batch', None)
   return _compile(
-      decoding.extend, mesh, *state, vector(), vector(), tokens, vector(),
+      decoding.extend, mesh, *state, vector(), None, tokens, vector(),
       cfg=cfg, columns=shape.capacity, is_scored=False)
 
 
@@ -113,13 +113,15 @@ def decode_step(
       top_p=number((), jnp.float32), stop_V=number((cfg.V,), jnp.bool_),
       barred_V=number((cfg.V,), jnp.bool_), watch_W=number((4,), jnp.int32))
   return _compile(
-      decoding.decode, mesh, *state, vector(), vector(), vector(), vector(),
+      decoding.decode, mesh, *state, vector(), None, vector(), vector(),
       draw, cfg=cfg, columns=shape.capacity, is_filtered=False)
 
 
 def _sampler_state(cfg, mesh, shape):
   """Weights, keys, values and last states of a sampler."""
-  params = _like(transformer.shapes(cfg), transformer.shardings(cfg, mesh))
+  params = jax.eval_shape(
+      functools.partial(serving.cast, cfg=cfg), transformer.shapes(cfg))
+  params = _like(params, serving.where(params, cfg, mesh))
   cache = _array((cfg.N, shape.rows, cfg.K, shape.capacity, cfg.d), cfg.dtype,
                  mesh, None, 'batch', 'kv', None, None)
   last = _array((shape.rows, cfg.D), cfg.dtype, mesh, 'batch', None)
