@@ -10,8 +10,7 @@ the cache, so the next turn pays for its own tokens only (design: streams).
   is padding; rows that start with the same tokens (a group) are extended once
   and copied.
 - Shapes come from short ladders of buckets: `precompile` makes them ahead.
-- On a mesh a row stays on the chips that hold it: all rows take part in each
-  call, where they are, and nothing is copied.
+- On a mesh all rows take part in each call, where they are (places.py).
 - Token t of a row is drawn with fold_in(fold_in(key, stream), t): the text
   does not depend on batch mates, slot, bucket or compaction.
 """
@@ -20,29 +19,20 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dreamgym_jax.models import (
-  decoding,
-  drafting,
-  serving,
-  sharding,
-  transformer,
+    decoding,
+    drafting,
+    ladders,
+    places,
+    serving,
+    sharding,
+    transformer,
 )
 from dreamgym_jax.types import Params
 
 _EXTEND_ROWS = 16           # rows extended together: enough for the matmuls
-ROW_BUCKETS = (8, 24, 48, 80, 120, 160, 240, 320)
-TOKEN_BUCKETS = (16, 32, 48, 64, 128)
-COLUMN_BUCKETS = (0, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
-# The shapes that are compiled, by name: more of them, or more padding. A large
-# model takes long to compile and is bound by its weights.
-LADDERS = {
-    'fine': {},
-    'coarse': dict(row_buckets=(), token_buckets=(32, 128),
-                   column_buckets=(256,)),
-}
 
 
 class Turn(NamedTuple):
@@ -63,9 +53,10 @@ class Sampler:
 
   def __init__(
       self, cfg: transformer.ModelConfig, n_rows: int, capacity: int, *,
-      row_buckets: Sequence[int] = ROW_BUCKETS,
-      token_buckets: Sequence[int] = TOKEN_BUCKETS,
-      column_buckets: Sequence[int] = COLUMN_BUCKETS, n_drafted: int = 0,
+      row_buckets: Sequence[int] = ladders.ROW_BUCKETS,
+      token_buckets: Sequence[int] = ladders.TOKEN_BUCKETS,
+      column_buckets: Sequence[int] = ladders.COLUMN_BUCKETS,
+      n_drafted: int = 0,
   ):
     """Rows of up to `capacity` tokens; the ladders bound compilation.
 
@@ -77,15 +68,14 @@ class Sampler:
     # More than asked, so that the cache's rows divide over the mesh.
     self.n_rows = n_rows = sharding.round_up(n_rows)
     self.capacity = capacity
-    self._is_in_place = sharding.n_batch_shards() > 1
+    is_meshed = sharding.n_batch_shards() > 1
+    self._places = places.Places(n_rows, is_meshed)
     self._serve = serving.Serve(cfg)
-    self._row_buckets = _ladder(
-        () if self._is_in_place else row_buckets, n_rows)
+    self._row_buckets = _ladder(() if is_meshed else row_buckets, n_rows)
     self._token_buckets = _ladder(
         token_buckets, min(capacity, max(token_buckets)))
     self._column_buckets = _ladder(column_buckets, capacity)
-    self._extend_rows = (
-        n_rows if self._is_in_place else min(_EXTEND_ROWS, n_rows))
+    self._extend_rows = n_rows if is_meshed else min(_EXTEND_ROWS, n_rows)
     self._n_drafted = n_drafted
     self.n_calls = self.n_read = self.n_written = 0   # tokens: read, written
     self._tok_BxS = np.zeros((n_rows, capacity), np.int32)
@@ -96,12 +86,8 @@ class Sampler:
     """Forgets all streams; rows 0 to n - 1 will be used."""
     if n > self.n_rows:
       raise SamplerFull(f'{n} rows asked of a sampler of {self.n_rows}')
-    if self._device is None:
-      cache = transformer.empty_cache(self.cfg, self.n_rows, self.capacity)
-      self._device = (
-          cache.k_NxBxKxSxd, cache.v_NxBxKxSxd,
-          jnp.zeros((self.n_rows, self.cfg.D), self.cfg.dtype,
-                    device=sharding.where((self.n_rows,), 'batch')))
+    self._device = self._device or decoding.memory(
+        self.cfg, self.n_rows, self.capacity)
     self._fill_B = np.zeros(self.n_rows, np.int32)
     # Whether the state after a row's last token is known: not when the row is
     # empty, nor after an undo.
@@ -164,7 +150,7 @@ class Sampler:
     draw = decoding.Draw(
         jax.random.key_data(key), np.asarray(streams, np.int32),
         np.float32(temperature), np.int32(top_k or self.cfg.V),
-        np.float32(top_p), stop_V, barred_V, _padded_watch(watch))
+        np.float32(top_p), stop_V, barred_V, decoding.padded_watch(watch))
     for row, tokens in zip(rows, inputs, strict=True):
       if len(tokens):
         self._undo[row] = (self.fill(row), int(tokens[-1]))
@@ -201,8 +187,7 @@ class Sampler:
     for row, tokens in zip(rows, inputs, strict=True):
       self._undo.pop(row, None)
       tokens = tuple(map(int, tokens))
-      if (self._fill_B[row] == 0 and tokens in first
-          and not self._is_in_place):
+      if not self._places.is_own and not self._fill_B[row] and tokens in first:
         copies.append((first[tokens], row))
       elif tokens:
         if self._fill_B[row] == 0:
@@ -236,10 +221,9 @@ class Sampler:
     if bad:
       raise ValueError(f'rows {bad} are empty or undone: nothing predicts '
                        'their next token')
-    row_R = self._pad(rows, _bucket(self._row_buckets, len(rows)))
-    logp = np.asarray(decoding.after(
-        self._serve(params), self._device[2], row_R,
-        cfg=self.cfg))[self._at(rows)]
+    row_R = self._places.index(rows, _bucket(self._row_buckets, len(rows)))
+    logp = np.asarray(decoding.after(self._serve(
+        params), self._device[2], row_R, cfg=self.cfg))[self._places.at(rows)]
     return logp if tokens is None else logp[:, list(tokens)]
 
   def undo(self, rows: Sequence[int]) -> list[int]:
@@ -277,7 +261,7 @@ class Sampler:
     draw = decoding.Draw(
         jax.random.key_data(jax.random.key(0)), none,
         np.float32(0), np.int32(1), np.float32(1),
-        *np.zeros((2, self.cfg.V), bool), _padded_watch([0] * n_watch))
+        *np.zeros((2, self.cfg.V), bool), decoding.padded_watch([0] * n_watch))
     self.start(self.n_rows)
     params = self._serve(params)
     for S in up_to(self._column_buckets, columns):
@@ -318,9 +302,9 @@ class Sampler:
       for i in range(0, len(left), self._extend_rows):
         group = left[i:i + self._extend_rows]
         logp = self._extend(params, group, is_scored)
-        if is_scored:
-          at = self._at([row for row, _ in group])
-          for j, (row, tokens) in zip(at, group, strict=True):
+        at = self._places.at([row for row, _ in group])
+        for j, (row, tokens) in zip(at, group, strict=True):
+          if is_scored:
             scored[row].append(np.asarray(logp[j, :len(tokens)]))
     return scored
 
@@ -335,14 +319,14 @@ class Sampler:
         _bucket(self._token_buckets, max(len(t) for _, t in pairs)),
         _bucket(self._column_buckets, self._fill_B[rows].max()))
     tok_RxT, len_R = np.zeros((R, T), np.int32), np.zeros(R, np.int32)
-    for i, (row, tokens) in zip(self._at(rows), pairs, strict=True):
+    for i, (row, tokens) in zip(self._places.at(rows), pairs, strict=True):
       tok_RxT[i, :len(tokens)] = tokens
       len_R[i] = len(tokens)
       self._note(row, tokens)
     *self._device, logp = decoding.extend(
-        params, *self._device, self._fill_B.copy(), self._pad(rows, R),
+        params, *self._device, self._fill_B.copy(), self._places.index(rows, R),
         tok_RxT, len_R, cfg=self.cfg, columns=S, is_scored=is_scored)
-    self._fill_B[rows] += len_R[self._at(rows)]
+    self._fill_B[rows] += len_R[self._places.at(rows)]
     self.n_read += int(len_R.sum())
     self._is_ready_B[rows] = True
     return logp
@@ -352,13 +336,14 @@ class Sampler:
       shape: tuple[int, int] | None = None,
   ) -> None:
     """One call of `decoding.copy`: (from, to) rows."""
-    if self._is_in_place or not pairs and not shape:
+    if self._places.is_own or not pairs and not shape:
       return
     source, target = [p[0] for p in pairs], [p[1] for p in pairs]
     R, S = shape or (_bucket(self._row_buckets, len(pairs)),
                      _bucket(self._column_buckets, self._fill_B[source].max()))
     self._device = decoding.copy(
-        *self._device, self._pad(source, R), self._pad(target, R), columns=S)
+        *self._device, self._places.index(source, R),
+        self._places.index(target, R), columns=S)
     self._fill_B[target] = self._fill_B[source]
     self._tok_BxS[target] = self._tok_BxS[source]
     self._is_ready_B[target] = True
@@ -369,18 +354,13 @@ class Sampler:
       shape: tuple[int, int] | None = None,
   ) -> list[np.ndarray]:
     """One chunk of `decoding.decode`: tokens, log-probs, watch, lengths."""
-    at_A = self._at(row_A)
     R, S = shape or (_bucket(self._row_buckets, len(row_A)),
                      _bucket(self._column_buckets, self._fill_B[row_A].max()))
-
-    def pad(x):
-      wide = np.zeros(R, x.dtype)
-      wide[at_A] = x
-      return wide
-
-    args = (params, *self._device, self._fill_B.copy(), self._pad(row_A, R),
-            pad(begun_A), pad(left_A),
-            draw._replace(stream_R=pad(draw.stream_R)))
+    begun_R, left_R, stream_R = (self._places.lay(row_A, x, R) for x in (
+        begun_A, left_A, draw.stream_R))
+    args = (params, *self._device, self._fill_B.copy(),
+            self._places.index(row_A, R), begun_R, left_R,
+            draw._replace(stream_R=stream_R))
     how = dict(cfg=self.cfg, columns=S, is_filtered=is_filtered)
     if self._n_drafted:
       *self._device, out, calls = drafting.decode(
@@ -388,7 +368,7 @@ class Sampler:
       self.n_calls += int(calls)
     else:
       *self._device, out = decoding.decode(*args, **how)
-    out = [x[at_A] for x in jax.device_get(out)]
+    out = [x[self._places.at(row_A)] for x in jax.device_get(out)]
     for row, tokens, length in zip(row_A, out[0], out[-1], strict=True):
       self._note(row, tokens[:length])
     self._fill_B[row_A] += out[-1]
@@ -403,26 +383,10 @@ class Sampler:
   def _past(self, row_A: np.ndarray, R: int, S: int) -> np.ndarray:
     """The rows' tokens [R, S], at the right end; -1 before them."""
     past_RxS = np.full((R, S), -1, np.int32)
-    for i, row in zip(self._at(row_A), row_A, strict=True):
+    for i, row in zip(self._places.at(row_A), row_A, strict=True):
       fill = self._fill_B[row]
       past_RxS[i, S - fill:] = self._tok_BxS[row, :fill]
     return past_RxS
-
-  def _at(self, rows: Sequence[int]) -> np.ndarray:
-    """Where these rows stand in a call: in their place, or one by one."""
-    return np.array(rows, int) if self._is_in_place else np.arange(len(rows))
-
-  def _pad(self, rows: Sequence[int], R: int) -> np.ndarray | None:
-    """Row indices padded with one that does not exist; None: all, in place."""
-    if self._is_in_place:
-      return None
-    return np.pad(np.asarray(rows, np.int32), (0, R - len(rows)),
-                  constant_values=self.n_rows)
-
-
-def _padded_watch(watch: Sequence[int]) -> np.ndarray:
-  """Padded to fours, so that roles with other flags share executables."""
-  return np.pad(np.asarray(watch, np.int32), (0, 3 - (len(watch) - 1) % 4))
 
 
 def _ladder(buckets: Sequence[int], top: int) -> list[int]:

@@ -7,7 +7,7 @@ import pytest
 
 from dreamgym_jax import learner, sampling, sft
 from dreamgym_jax.data import batches
-from dreamgym_jax.models import layers, lora, transformer
+from dreamgym_jax.models import ladders, layers, lora, transformer
 
 CFG = transformer.ModelConfig(V=24, D=16, N=2, H=4, K=2, d=4, F=20)
 SHAPE = batches.Shape(2, 16, 32)
@@ -71,7 +71,7 @@ def test_merged_equals_applied(base):
 
 def test_the_sampler_uses_them_as_the_scorer_does(base):
   params = adapted(base)
-  sampler = sampling.Sampler(CFG, 1, 32, **sampling.LADDERS['coarse'])
+  sampler = sampling.Sampler(CFG, 1, 32, **ladders.LADDERS['coarse'])
   turn, = sampler.turn(
       params, [0], [[1, 2, 3]], key=jax.random.key(0), streams=[0],
       temperature=1.0, max_new=6, stop=[])

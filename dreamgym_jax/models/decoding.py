@@ -7,12 +7,14 @@ host side is sampling.py.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from dreamgym_jax.models import sharding, transformer
+from dreamgym_jax.models import caches, sharding, transformer
 
 CHUNK = 8                   # tokens decoded between compactions
 
@@ -99,12 +101,26 @@ def put_last(
       x_RxD, mode='drop'), 'batch')
 
 
+def padded_watch(watch: Sequence[int]) -> np.ndarray:
+  """Padded to fours, so that roles with other flags share executables."""
+  return np.pad(np.asarray(watch, np.int32), (0, 3 - (len(watch) - 1) % 4))
+
+
+def memory(
+    cfg: transformer.ModelConfig, B: int, S: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """What the functions here take and give back: keys, values, last states."""
+  cache = caches.empty(cfg, B, S)
+  return cache.k_NxBxKxSxd, cache.v_NxBxKxSxd, jnp.zeros(
+      (B, cfg.D), cfg.dtype, device=sharding.where((B,), 'batch'))
+
+
 class _State(NamedTuple):
   """The carry of the decode loop."""
 
   t: jax.Array              # [] tokens decoded in this chunk
   x_RxD: jax.Array          # state after the last token
-  recent: transformer.Recent
+  recent: caches.Recent
   tok_RxC: jax.Array
   logp_RxC: jax.Array
   watch_RxW: jax.Array
@@ -118,10 +134,10 @@ class _State(NamedTuple):
 def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw, *,
             cfg, columns, is_filtered):
   """Up to CHUNK tokens of each row that has `left_R` > 0."""
-  cache = transformer.Cache(k, v, fill_B)
+  cache = caches.Cache(k, v, fill_B)
   R, C = begun_R.shape[0], CHUNK
   weights = transformer.unstack(params, cfg)
-  past = transformer.read(cache, row_R, columns)
+  past = caches.read(cache, row_R, columns)
 
   def body(s):
     z_RxV = transformer.head(params, s.x_RxD, cfg)
@@ -139,11 +155,11 @@ def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw, *,
 
   s = jax.lax.while_loop(
       lambda s: (s.t < C) & s.open_R.any(), body, _State(
-          jnp.int32(0), transformer.pick(last_BxD, row_R),
-          transformer.empty_recent(cfg, R, C), jnp.zeros((R, C), jnp.int32),
+          jnp.int32(0), caches.pick(last_BxD, row_R),
+          caches.empty_recent(cfg, R, C), jnp.zeros((R, C), jnp.int32),
           jnp.zeros((R, C)), jnp.zeros((R, draw.watch_W.shape[0])),
           jnp.zeros(R, jnp.int32), left_R > 0))
-  cache = transformer.write(cache, row_R, s.recent, s.len_R)
+  cache = caches.write(cache, row_R, s.recent, s.len_R)
   last_BxD = put_last(last_BxD, row_R, s.x_RxD)
   return (cache.k_NxBxKxSxd, cache.v_NxBxKxSxd, last_BxD,
           (s.tok_RxC, s.logp_RxC, s.watch_RxW, s.len_R))
@@ -155,10 +171,10 @@ def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw, *,
 def extend(params, k, v, last_BxD, fill_B, row_R, tok_RxT, len_R, *, cfg,
             columns, is_scored):
   """Appends given tokens; their log-probs [R, T] too, if `is_scored`."""
-  cache = transformer.Cache(k, v, fill_B)
+  cache = caches.Cache(k, v, fill_B)
   x_RxTxD, cache = transformer.extend(
       params, cache, tok_RxT, len_R, cfg, row_R=row_R, columns=columns)
-  logp_RxT, last_RxD = jnp.zeros(()), transformer.pick(last_BxD, row_R)
+  logp_RxT, last_RxD = jnp.zeros(()), caches.pick(last_BxD, row_R)
   if is_scored:
     before = jnp.concatenate([last_RxD[:, None], x_RxTxD[:, :-1]], 1)
     logp_RxT, _ = transformer.logp_entropy(
@@ -180,7 +196,7 @@ def copy(k, v, last_BxD, from_R, to_R, *, columns):
     rows = x[:, :, :, :columns].at[:, from_R].get(mode='clip')
     return sharding.constrain(
         x.at[:, to_R, :, :columns].set(rows, mode='drop'),
-        *transformer.COLUMNS)
+        *caches.COLUMNS)
 
   return put(k), put(v), put_last(
       last_BxD, to_R, last_BxD.at[from_R].get(mode='clip'))
@@ -189,7 +205,7 @@ def copy(k, v, last_BxD, from_R, to_R, *, columns):
 @functools.partial(jax.jit, static_argnames=('cfg',))
 def after(params, last_BxD, row_R, *, cfg):
   """Log-probs of the next token [R, V]."""
-  x_RxD = transformer.pick(last_BxD, row_R)
+  x_RxD = caches.pick(last_BxD, row_R)
   return jax.nn.log_softmax(transformer.head(params, x_RxD, cfg), -1)
 
 

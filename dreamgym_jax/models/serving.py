@@ -16,11 +16,19 @@ from dreamgym_jax.models import sharding, transformer
 from dreamgym_jax.types import Params
 
 
+def freeze(params: Params, cfg: transformer.ModelConfig) -> Params:
+  """Weights that nobody trains, in the compute type, where they are."""
+  def cast(path, w):
+    name = path[-1].key
+    return w if name in transformer.SCALES else w.astype(cfg.dtype)
+
+  return jax.tree_util.tree_map_with_path(cast, params)
+
+
 def cast(params: Params, cfg: transformer.ModelConfig) -> Params:
   """In the compute type, the blocks a tuple of N dicts."""
-  rest = {name: w if name == 'ln_f' else w.astype(cfg.dtype)
-          for name, w in params.items() if name != 'blocks'}
-  return rest | {'blocks': transformer.unstack(params, cfg)}
+  return freeze({n: w for n, w in params.items() if n != 'blocks'}, cfg) | {
+      'blocks': transformer.unstack(params, cfg)}
 
 
 def where(

@@ -4,9 +4,7 @@ Llama's block (RMSNorm, rotary positions, grouped queries, SwiGLU), with Qwen2's
 biases or Qwen3's normed queries and keys if asked (families.py knows which).
 Linen declares the weights and stays in this file. Two ways through the same
 layer: `hidden` scans over the stacked layers (training, packed rows, remat),
-and `extend` unrolls them over a KV cache (sampling). The cache is read once
-per call into the layout that attention wants, new columns gather in a small
-buffer, and only these are written back: nothing ever copies a whole cache.
+and `extend` unrolls them over a cache (sampling; caches.py).
 
 Weights, all under `blocks` with a leading N: wq DxHxd, wk and wv DxKxd,
 wo HxdxD, gate and up DxF, down FxD, ln1 and ln2 D, where asked for bq Hxd, bk
@@ -16,14 +14,13 @@ head VxD.
 
 import dataclasses
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import NamedSharding
 
-from dreamgym_jax.models import layers, sharding
+from dreamgym_jax.models import caches, layers, sharding
 from dreamgym_jax.types import Params
 
 # What the backward pass of a block keeps, beside its input: everything, the
@@ -34,9 +31,7 @@ REMAT = {
     'block': jax.checkpoint_policies.nothing_saveable,
 }
 # Scales of norms: float32 whatever the dtype of products.
-_SCALES = ('ln1', 'ln2', 'q_norm', 'k_norm')
-# Names of the axes of a cache's keys and values.
-COLUMNS = (None, 'batch', 'kv')
+SCALES = ('ln1', 'ln2', 'q_norm', 'k_norm', 'ln_f')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,29 +65,6 @@ class ModelConfig:
       raise ValueError(f'd={self.d} must be even for rotary positions')
     if self.remat not in REMAT:
       raise ValueError(f'remat={self.remat!r}: use one of {", ".join(REMAT)}')
-
-
-class Cache(NamedTuple):
-  """Keys and values of B append-only rows, each with its own length."""
-
-  k_NxBxKxSxd: jax.Array
-  v_NxBxKxSxd: jax.Array
-  fill_B: jax.Array         # int32, next free column of each row
-
-
-class Past(NamedTuple):
-  """A read-only copy of some rows' first S columns, per layer."""
-
-  k: tuple[jax.Array, ...]  # N of [R, K, d, S]: keys transposed for q @ k
-  v: tuple[jax.Array, ...]  # N of [R, K, S, d]
-  fill_R: jax.Array
-
-
-class Recent(NamedTuple):
-  """Columns appended since a `Past` was read, per layer."""
-
-  k: tuple[jax.Array, ...]  # N of [R, C, K, d]
-  v: tuple[jax.Array, ...]  # N of [R, C, K, d]
 
 
 class _Block(nn.Module):
@@ -285,14 +257,6 @@ def logp_entropy(
 # --- over a cache ----------------------------------------------------------
 
 
-def empty_cache(cfg: ModelConfig, B: int, S: int) -> Cache:
-  """B empty rows with room for S tokens each."""
-  shape = (cfg.N, B, cfg.K, S, cfg.d)
-  placed = sharding.where(shape, *COLUMNS)
-  return Cache(*(jnp.zeros(shape, cfg.dtype, device=placed) for _ in 'kv'),
-               jnp.zeros(B, jnp.int32))
-
-
 def unstack(params: Params, cfg: ModelConfig) -> tuple[Params, ...]:
   """The blocks' weights as N dicts; do it once, outside a decode loop.
 
@@ -301,45 +265,15 @@ def unstack(params: Params, cfg: ModelConfig) -> tuple[Params, ...]:
   if isinstance(params['blocks'], tuple):
     return params['blocks']
   cast = jax.tree.map(lambda w: w.astype(cfg.dtype), params['blocks'])
-  cast |= {n: w for n, w in params['blocks'].items() if n in _SCALES}
+  cast |= {n: w for n, w in params['blocks'].items() if n in SCALES}
   return tuple(jax.tree.map(lambda w, i=i: w[i], cast) for i in range(cfg.N))
 
 
-def pick(x_B: jax.Array, row_R: jax.Array | None) -> jax.Array:
-  """These rows of an array; without `row_R` all of them, where they are.
-
-  On a mesh only the latter stays on the chip that holds a row.
-  """
-  return x_B if row_R is None else x_B.at[row_R].get(mode='clip')
-
-
-def _fill(cache: Cache, row_R: jax.Array | None) -> jax.Array:
-  return cache.fill_B if row_R is None else cache.fill_B.at[row_R].get(
-      mode='fill', fill_value=0)
-
-
-def read(cache: Cache, row_R: jax.Array | None, columns: int) -> Past:
-  """The first `columns` columns of rows as `pick`; a row >= B is empty."""
-  N, fill_R = cache.k_NxBxKxSxd.shape[0], _fill(cache, row_R)
-
-  def rows(x_NxBxKxSxd):
-    return [pick(x_NxBxKxSxd[i, :, :, :columns], row_R) for i in range(N)]
-
-  k, v = ([sharding.constrain(x, *COLUMNS[1:]) for x in rows(kv)]
-          for kv in (cache.k_NxBxKxSxd, cache.v_NxBxKxSxd))
-  return Past(tuple(x.swapaxes(2, 3) for x in k), tuple(v), fill_R)
-
-
-def empty_recent(cfg: ModelConfig, R: int, C: int) -> Recent:
-  """Room for C new columns of R rows."""
-  x = jnp.zeros((R, C, cfg.K, cfg.d), cfg.dtype)
-  return Recent((x,) * cfg.N, (x,) * cfg.N)
-
-
 def append(
-    params: Params, weights: tuple[Params, ...], past: Past, recent: Recent,
-    tok_RxT: jax.Array, at: jax.Array | int, cfg: ModelConfig,
-) -> tuple[jax.Array, Recent]:
+    params: Params, weights: tuple[Params, ...], past: caches.Past,
+    recent: caches.Recent, tok_RxT: jax.Array, at: jax.Array | int,
+    cfg: ModelConfig,
+) -> tuple[jax.Array, caches.Recent]:
   """Run T tokens of each row as recent columns `at` to `at + T`.
 
   A token sees its own row only: the past up to its fill, and the recent
@@ -372,59 +306,14 @@ def append(
         q, past.k[i], past.v[i], ks[-1], vs[-1], seen_RxTxX)
     x = layers.out(w, x, att, cfg)
   x = layers.rms(x, params['ln_f'], cfg.norm_eps)
-  return x, Recent(tuple(ks), tuple(vs))
-
-
-def write(
-    cache: Cache, row_R: jax.Array | None, recent: Recent, len_R: jax.Array
-) -> Cache:
-  """Append the first len_R recent columns at each row's own fill.
-
-  Rows >= B, columns past len_R and columns past the capacity are dropped:
-  the caller checks that there is room.
-  """
-  C, S = recent.k[0].shape[1], cache.k_NxBxKxSxd.shape[3]
-  fill_R = _fill(cache, row_R)
-  c_C = jnp.arange(C)[None]
-  col_RxC = jnp.where(c_C < len_R[:, None], fill_R[:, None] + c_C, S)
-
-  def put(x, new):
-    if row_R is None:
-      return sharding.on_each(
-          _write_in_place, (x, jnp.stack(new, 0)[:, :, :S], fill_R, len_R),
-          (COLUMNS, (None, 'batch', None, 'kv'), ('batch',), ('batch',)), 0)
-    # The indexed axes come first: [R, C, N, K, d].
-    return sharding.constrain(x.at[:, row_R[:, None], :, col_RxC].set(
-        jnp.stack(new, 2), mode='drop'), *COLUMNS)
-
-  return Cache(put(cache.k_NxBxKxSxd, recent.k),
-               put(cache.v_NxBxKxSxd, recent.v),
-               cache.fill_B + len_R if row_R is None else
-               cache.fill_B.at[row_R].add(len_R, mode='drop'))
-
-
-def _write_in_place(x_NxBxKxSxd, new_NxBxCxKxd, fill_B, len_B):
-  """Row by row: TPUs copy a cache that is scattered to."""
-  N, B, K, S, d = x_NxBxKxSxd.shape
-  C = new_NxBxCxKxd.shape[2]
-  start_B = jnp.clip(fill_B, 0, S - C)
-
-  def one(b, x):
-    at, c_C = (0, b, 0, start_B[b], 0), jnp.arange(C) - fill_B[b] + start_B[b]
-    old = jax.lax.dynamic_slice(x, at, (N, 1, K, C, d))
-    new = jnp.roll(new_NxBxCxKxd[:, b], fill_B[b] - start_B[b], 1)
-    is_new = ((c_C >= 0) & (c_C < len_B[b]))[None, None, None, :, None]
-    return jax.lax.dynamic_update_slice(
-        x, jnp.where(is_new, new.swapaxes(1, 2)[:, None], old), at)
-
-  return jax.lax.fori_loop(0, B, one, x_NxBxKxSxd)
+  return x, caches.Recent(tuple(ks), tuple(vs))
 
 
 def extend(
-    params: Params, cache: Cache, tok_RxT: jax.Array, len_R: jax.Array,
+    params: Params, cache: caches.Cache, tok_RxT: jax.Array, len_R: jax.Array,
     cfg: ModelConfig, *, row_R: jax.Array | None = None,
     columns: int | None = None,
-) -> tuple[jax.Array, Cache]:
+) -> tuple[jax.Array, caches.Cache]:
   """Append the first len_R tokens of each row; gives states x_RxTxD.
 
   `row_R` names the cache rows that take part (default: all, in order) and
@@ -433,8 +322,8 @@ def extend(
   depend on the other rows.
   """
   S = cache.k_NxBxKxSxd.shape[3] if columns is None else columns
-  past = read(cache, row_R, S)
-  recent = empty_recent(cfg, *tok_RxT.shape)
+  past = caches.read(cache, row_R, S)
+  recent = caches.empty_recent(cfg, *tok_RxT.shape)
   x, recent = append(params, unstack(params, cfg), past, recent, tok_RxT, 0,
                      cfg)
-  return x, write(cache, row_R, recent, len_R)
+  return x, caches.write(cache, row_R, recent, len_R)

@@ -17,10 +17,10 @@ from dreamgym_jax.planning import program, roofline
 
 KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all',
          'collective-permute')
-_HOP = 1e-6                 # seconds; jax-ml.github.io/scaling-book
 _LISTED = re.compile(r'replica_groups=\{\{([\d,]*)\}')
 # [groups, size]<=[sizes of an array of all ids]T(its axes, transposed)
-_IOTA = re.compile(r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?')
+_IOTA = re.compile(r'replica_groups=\[([\d,]+)\]<='
+                   r'\[([\d,]+)\](?:T\(([\d,]+)\))?')
 # The same by named axes, of which the groups extend over some.
 _NAMED = re.compile(
     r"replica_groups=mesh\[([^\]]*)\](?: \{([^}]*)\})?"
@@ -67,13 +67,15 @@ def seconds(
   total = 0.0
   for s in found:
     at = np.array([place[i] for i in s.members] or [place[0]])
-    spans = [n for n, x in zip(sides, at.T, strict=False) if len(set(x)) > 1]
-    if s.kind == 'collective-permute':
-      spans = spans[:1]
-    if spans:
-      total += s.bytes / roofline.rate(chip, spans)
-      total += s.count * _HOP * roofline.hops(chip, spans) * (
-          2 if s.kind == 'all-reduce' else 1)
+    over = [(len(set(x)), side) for side, x in zip(sides, at.T, strict=False)
+            if len(set(x)) > 1]
+    if s.kind == 'collective-permute':    # two at once, there and back
+      over = [(side, side) for _, side in over[:1]]
+    if over:
+      total += s.bytes / roofline.rate(chip, over)
+      total += s.count * (2 if s.kind == 'all-reduce' else 1) * (
+          1e-6 if s.kind == 'collective-permute'
+          else roofline.hop_seconds(chip, over))
   return total
 
 

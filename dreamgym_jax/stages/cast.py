@@ -16,6 +16,7 @@ from dreamgym_jax import (
     verified,
 )
 from dreamgym_jax.envs import pool
+from dreamgym_jax.models import ladders, serving
 from dreamgym_jax.stages import domains, judge, memory, tasks, teaching
 from dreamgym_jax.stages import run as runs
 
@@ -68,7 +69,7 @@ class Cast:
   def _sampler(self, n_drafted: int = 0) -> sampling.Sampler:
     c = self.run.config.sampler
     return sampling.Sampler(self.model_config, self._rows, c.capacity,
-                            n_drafted=n_drafted, **sampling.LADDERS[c.buckets])
+                            n_drafted=n_drafted, **ladders.LADDERS[c.buckets])
 
   @functools.cached_property
   def dream_sampler(self) -> sampling.Sampler:
@@ -89,6 +90,7 @@ class Cast:
     """The world that `dream.world` names, grounded by the given store."""
     c = self.run.config
     key = jax.random.fold_in(jax.random.key(c.seed), 1000 + stream)
+    params = serving.freeze(params, self.model_config)
     return _DREAMS[c.dream.world](
         self, params, memory.make_retrieve(store, c.replay.k), key,
         sampler or self.dream_sampler)
