@@ -225,7 +225,7 @@ def make(c: configs.D) -> str:
               *(_step(name, s, job, best.layout)
                 for name, s in compiled.items()), '']
   needed = best.bytes
-  lines += [*_speed(job, best), _scaling(job, best, c.plan.topology), '']
+  lines += [*_speed(job, best), _scaling(job, best), '']
   lines.append(f'{needed / _G:.2f} GiB a chip with all that is resident, of '
                f'{job.chip.hbm / _G:.2f}')
   over = needed - job.chip.hbm
@@ -365,33 +365,26 @@ def _speed(job: Job, g: Guess) -> list[str]:
       + f'; {hours:,.1f} chip-hours, {price}']
 
 
-def _scaling(job: Job, g: Guess, topology: str) -> str:
+def _scaling(job: Job, g: Guess) -> str:
   """Training on more chips with as many more rows, by the same model.
 
-  A torus grows along all its axes, a grid along both; `data` and `fsdp` take
-  the chips as suits the links.
+  A torus grows along all its axes, a grid twice along one and fourfold along
+  the other. As many chips want another layout, searched in the same way; what
+  it takes more by arithmetic is added to what was compiled.
   """
-  sides = (tuple(2 * n for n in job.sides) if len(job.sides) == 3 else
-           (job.sides[0] * 2, *(n * 4 for n in job.sides[1:]))
-           if len(job.sides) == 2 else (job.sides[0] * _MORE,))
-  at = g.layout
-
-  def links(layout, torus):
-    return roofline.train_link_seconds(
-        job.cfg, job.length, layout, job.has_reference, job.chip, torus)
-
-  wide = min((
-      at._replace(data=at.data * _MORE // n, fsdp=at.fsdp * n,
-                  rows=at.rows * _MORE)
-      for n in _divisors(_MORE) if job.cfg.D % (at.fsdp * n) == 0),
-      key=lambda layout: links(layout, sides))
-  after = g.train._replace(
-      link=g.train.link + links(wide, sides) - links(at, job.sides))
+  factors = {3: (2, 2, 2), 2: (2, 4)}.get(len(job.sides), (_MORE,))
+  large = job._replace(
+      sides=tuple(n * k for n, k in zip(job.sides, factors, strict=True)),
+      episodes=job.episodes * _MORE)
+  wide = search(large, rows=g.layout.rows * _MORE)[0]
+  after = roofline.Times(*(
+      max(0.0, x + more - less) for x, more, less in zip(
+          g.train, wide.train, guess(job, g.layout).train, strict=True)))
   return (
-      f'{job.chips} -> {job.chips * _MORE} chips ('
-      f'{"x".join(map(str, sides))}, data={wide.data} fsdp={wide.fsdp}): '
-      f'{g.train.longest / after.longest:.0%} of the rate a chip if all '
-      f'overlaps, {sum(g.train) / sum(after):.0%} if nothing does')
+      f'{job.chips} -> {large.chips} chips (data={wide.layout.data} '
+      f'fsdp={wide.layout.fsdp} tensor={wide.layout.tensor}): '
+      f'{g.train.longest / after.longest:.0%} of the training rate a chip if '
+      f'all overlaps, {sum(g.train) / sum(after):.0%} if nothing does')
 
 
 def _told(t: roofline.Times) -> str:
