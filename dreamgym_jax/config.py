@@ -254,6 +254,9 @@ def defaults() -> D:
   c.plan.fsdp = c.plan.tensor = 0   # of the mesh; 0 = search
   c.plan.rows = 0                   # of a training batch; 0 = search
   c.plan.compile = True             # TPUs: compile the real steps
+  # Decoding unrolls its layers, which compile long: two smaller numbers of
+  # them, from which the rest is carried on. () = all are compiled.
+  c.plan.layers = ()
   c.plan.price = 0.0                # $ a chip-hour; 0 = list price
 
   c.report = D()
@@ -281,7 +284,8 @@ _SHARES = ('base.rename', 'base.lookups', 'experience.rename',
 _CHOICES = {
     'size': SIZES, 'env.mode': ('script', 'user'),
     'teacher.limit': ('max_tokens', 'max_completion_tokens'),
-    'replay.index': ('exact', 'scann'), 'model.remat': ('none', 'block'),
+    'replay.index': ('exact', 'scann'),
+    'model.remat': ('none', 'dots', 'block'),
     'sampler.buckets': ('fine', 'coarse'),
     'replay.encoder': ('hash', 'minilm'),
     'rl.algorithm': ('grpo', 'gigpo', 'ppo', 'dpo'),

@@ -240,8 +240,19 @@ def logp_entropy(
     model_cfg: transformer.ModelConfig,
 ) -> tuple[jax.Array, jax.Array]:
   """Log-prob of each target and entropy there, both [P], float32."""
-  x_PxD = features(params, batch, model_cfg)
-  return transformer.logp_entropy(params, x_PxD, batch.target_P, model_cfg)
+  if sharding.n_batch_shards() == 1:
+    x_PxD = features(params, batch, model_cfg)
+    return transformer.logp_entropy(params, x_PxD, batch.target_P, model_cfg)
+  # Listed positions may stand in any row, so that states would go from device
+  # to device. All positions are scored, where they are: numbers travel.
+  n = batch.tok_BxT.size
+  at_P = jnp.where(batch.weight_P != 0, batch.index_P, n)
+  target = jnp.zeros(n, jnp.int32).at[at_P].set(batch.target_P, mode='drop')
+  x_BxTxD = transformer.hidden(
+      params, batch.tok_BxT, batch.pos_BxT, batch.segment_BxT, model_cfg)
+  every = transformer.logp_entropy(
+      params, x_BxTxD.reshape(n, -1), target, model_cfg)
+  return tuple(x[batch.index_P] for x in every)
 
 
 def make_update(

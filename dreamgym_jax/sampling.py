@@ -10,6 +10,7 @@ the cache, so the next turn pays for its own tokens only (design: streams).
   is padding; rows that start with the same tokens (a group) are extended once
   and copied.
 - Shapes come from short ladders of buckets: `precompile` makes them ahead.
+- On a mesh all rows take part in each call, where they are (places.py).
 - Token t of a row is drawn with fold_in(fold_in(key, stream), t): the text
   does not depend on batch mates, slot, bucket or compaction.
 """
@@ -18,13 +19,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dreamgym_jax.models import (
     decoding,
     drafting,
     ladders,
+    places,
+    serving,
     sharding,
     transformer,
 )
@@ -66,24 +68,26 @@ class Sampler:
     # More than asked, so that the cache's rows divide over the mesh.
     self.n_rows = n_rows = sharding.round_up(n_rows)
     self.capacity = capacity
-    self._row_buckets = _ladder(row_buckets, n_rows)
+    is_meshed = sharding.n_batch_shards() > 1
+    self._places = places.Places(n_rows, is_meshed)
+    self._serve = serving.Serve(cfg)
+    self._row_buckets = _ladder(() if is_meshed else row_buckets, n_rows)
     self._token_buckets = _ladder(
         token_buckets, min(capacity, max(token_buckets)))
     self._column_buckets = _ladder(column_buckets, capacity)
-    self._extend_rows = min(_EXTEND_ROWS, n_rows)
+    self._extend_rows = n_rows if is_meshed else min(_EXTEND_ROWS, n_rows)
     self._n_drafted = n_drafted
     self.n_calls = self.n_read = self.n_written = 0   # tokens: read, written
     self._tok_BxS = np.zeros((n_rows, capacity), np.int32)
-    cache = transformer.empty_cache(cfg, n_rows, capacity)
-    self._device = (cache.k_NxBxKxSxd, cache.v_NxBxKxSxd,
-                    jnp.zeros((n_rows, cfg.D), cfg.dtype,
-                              device=sharding.where((n_rows,), 'batch')))
+    self._device = None
     self.start(n_rows)
 
   def start(self, n: int) -> None:
     """Forgets all streams; rows 0 to n - 1 will be used."""
     if n > self.n_rows:
       raise SamplerFull(f'{n} rows asked of a sampler of {self.n_rows}')
+    self._device = self._device or decoding.memory(
+        self.cfg, self.n_rows, self.capacity)
     self._fill_B = np.zeros(self.n_rows, np.int32)
     # Whether the state after a row's last token is known: not when the row is
     # empty, nor after an undo.
@@ -95,6 +99,11 @@ class Sampler:
     self._fill_B[list(rows)], self._is_ready_B[list(rows)] = 0, False
     for row in rows:
       self._undo.pop(row, None)
+
+  def release(self) -> None:
+    """Frees the device's memory until the next `start`."""
+    self._device = None
+    self._serve.forget()
 
   def fill(self, row: int) -> int:
     """Tokens in a row's stream."""
@@ -140,6 +149,7 @@ class Sampler:
     if not len(rows):
       return []
     self._check(rows, inputs, max_new)
+    params = self._serve(params)
     self.feed(params, rows, inputs)
     draw = decoding.make_draw(
         self.cfg.V, key, streams, temperature, stop, watch, top_k, top_p,
@@ -179,7 +189,7 @@ class Sampler:
     for row, tokens in zip(rows, inputs, strict=True):
       self._undo.pop(row, None)
       tokens = tuple(map(int, tokens))
-      if self._fill_B[row] == 0 and tokens in first:
+      if not self._places.is_own and not self._fill_B[row] and tokens in first:
         copies.append((first[tokens], row))
       elif tokens:
         if self._fill_B[row] == 0:
@@ -213,9 +223,9 @@ class Sampler:
     if bad:
       raise ValueError(f'rows {bad} are empty or undone: nothing predicts '
                        'their next token')
-    row_R = self._pad(rows, _bucket(self._row_buckets, len(rows)))
-    logp = np.asarray(decoding.after(
-        params, self._device[2], row_R, cfg=self.cfg))[:len(rows)]
+    row_R = self._places.index(rows, _bucket(self._row_buckets, len(rows)))
+    logp = np.asarray(decoding.after(self._serve(
+        params), self._device[2], row_R, cfg=self.cfg))[self._places.at(rows)]
     return logp if tokens is None else logp[:, list(tokens)]
 
   def undo(self, rows: Sequence[int]) -> list[int]:
@@ -253,6 +263,7 @@ class Sampler:
     draw = decoding.make_draw(
         self.cfg.V, jax.random.key(0), none, 0.0, watch=[0] * n_watch)
     self.start(self.n_rows)
+    params = self._serve(params)
     for S in up_to(self._column_buckets, columns):
       for R in up_to(self._row_buckets, rows):
         if S:
@@ -282,6 +293,7 @@ class Sampler:
       is_scored: bool = False,
   ) -> dict[int, list[np.ndarray]]:
     """Appends each row's tokens, in pieces of at most the largest bucket."""
+    params = self._serve(params)
     size = self._token_buckets[-1]
     scored: dict[int, list] = {row: [] for row, _ in pairs}
     for at in range(0, max((len(t) for _, t in pairs), default=0), size):
@@ -290,8 +302,10 @@ class Sampler:
       for i in range(0, len(left), self._extend_rows):
         group = left[i:i + self._extend_rows]
         logp = self._extend(params, group, is_scored)
-        for j, (row, tokens) in enumerate(group if is_scored else ()):
-          scored[row].append(np.asarray(logp[j, :len(tokens)]))
+        at = self._places.at([row for row, _ in group])
+        for j, (row, tokens) in zip(at, group, strict=True):
+          if is_scored:
+            scored[row].append(np.asarray(logp[j, :len(tokens)]))
     return scored
 
   def _extend(
@@ -305,14 +319,14 @@ class Sampler:
         _bucket(self._token_buckets, max(len(t) for _, t in pairs)),
         _bucket(self._column_buckets, self._fill_B[rows].max()))
     tok_RxT, len_R = np.zeros((R, T), np.int32), np.zeros(R, np.int32)
-    for i, (row, tokens) in enumerate(pairs):
+    for i, (row, tokens) in zip(self._places.at(rows), pairs, strict=True):
       tok_RxT[i, :len(tokens)] = tokens
       len_R[i] = len(tokens)
       self._note(row, tokens)
     *self._device, logp = decoding.extend(
-        params, *self._device, self._fill_B.copy(), self._pad(rows, R),
+        params, *self._device, self._fill_B.copy(), self._places.index(rows, R),
         tok_RxT, len_R, cfg=self.cfg, columns=S, is_scored=is_scored)
-    self._fill_B[rows] += len_R[:len(rows)]
+    self._fill_B[rows] += len_R[self._places.at(rows)]
     self.n_read += int(len_R.sum())
     self._is_ready_B[rows] = True
     return logp
@@ -322,13 +336,14 @@ class Sampler:
       shape: tuple[int, int] | None = None,
   ) -> None:
     """One call of `decoding.copy`: (from, to) rows."""
-    if not pairs and not shape:
+    if self._places.is_own or not pairs and not shape:
       return
     source, target = [p[0] for p in pairs], [p[1] for p in pairs]
     R, S = shape or (_bucket(self._row_buckets, len(pairs)),
                      _bucket(self._column_buckets, self._fill_B[source].max()))
     self._device = decoding.copy(
-        *self._device, self._pad(source, R), self._pad(target, R), columns=S)
+        *self._device, self._places.index(source, R),
+        self._places.index(target, R), columns=S)
     self._fill_B[target] = self._fill_B[source]
     self._tok_BxS[target] = self._tok_BxS[source]
     self._is_ready_B[target] = True
@@ -339,16 +354,14 @@ class Sampler:
       shape: tuple[int, int] | None = None,
   ) -> list[np.ndarray]:
     """One chunk of `decoding.decode`: tokens, log-probs, watch, lengths."""
-    n = len(row_A)
-    R, S = shape or (_bucket(self._row_buckets, n),
+    R, S = shape or (_bucket(self._row_buckets, len(row_A)),
                      _bucket(self._column_buckets, self._fill_B[row_A].max()))
-
-    def pad(x):
-      return np.pad(x, (0, R - n))
-
-    args = (params, *self._device, self._fill_B.copy(), self._pad(row_A, R),
-            pad(begun_A), pad(left_A),
-            draw.pad(R))
+    begun_R, left_R, key_R, stream_R = (
+        self._places.lay(row_A, x, R)
+        for x in (begun_A, left_A, draw.key_R, draw.stream_R))
+    args = (params, *self._device, self._fill_B.copy(),
+            self._places.index(row_A, R), begun_R, left_R,
+            draw._replace(key_R=key_R, stream_R=stream_R))
     how = dict(cfg=self.cfg, columns=S, is_filtered=is_filtered)
     if self._n_drafted:
       *self._device, out, calls = drafting.decode(
@@ -356,7 +369,7 @@ class Sampler:
       self.n_calls += int(calls)
     else:
       *self._device, out = decoding.decode(*args, **how)
-    out = [x[:n] for x in jax.device_get(out)]
+    out = [x[self._places.at(row_A)] for x in jax.device_get(out)]
     for row, tokens, length in zip(row_A, out[0], out[-1], strict=True):
       self._note(row, tokens[:length])
     self._fill_B[row_A] += out[-1]
@@ -371,15 +384,10 @@ class Sampler:
   def _past(self, row_A: np.ndarray, R: int, S: int) -> np.ndarray:
     """The rows' tokens [R, S], at the right end; -1 before them."""
     past_RxS = np.full((R, S), -1, np.int32)
-    for i, row in enumerate(row_A):
+    for i, row in zip(self._places.at(row_A), row_A, strict=True):
       fill = self._fill_B[row]
       past_RxS[i, S - fill:] = self._tok_BxS[row, :fill]
     return past_RxS
-
-  def _pad(self, rows: Sequence[int], R: int) -> np.ndarray:
-    """Row indices padded with one that does not exist."""
-    return np.pad(np.asarray(rows, np.int32), (0, R - len(rows)),
-                  constant_values=self.n_rows)
 
 
 def _ladder(buckets: Sequence[int], top: int) -> list[int]:

@@ -13,6 +13,7 @@ import torch
 import transformers
 
 from dreamgym_jax.models import (
+    caches,
     families,
     huggingface,
     sharding,
@@ -98,7 +99,7 @@ def test_64_greedy_tokens_equal_hugging_face(both):
     want = model.generate(
         torch.tensor(TOK[:, :start]), do_sample=False, max_new_tokens=n,
         min_new_tokens=n, attention_mask=torch.ones(B, start), pad_token_id=0)
-  cache = transformer.empty_cache(ours.cfg, B, start + n)
+  cache = caches.empty(ours.cfg, B, start + n)
   tokens = list(TOK[:, :start].T)
   for t in range(start + n - 1):
     tok_B, cache = next_token(ours.params, cache, tokens[t], ours.cfg)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamgym_jax.models import layers, transformer
+from dreamgym_jax.models import caches, layers, splash, transformer
 
 CFG = transformer.ModelConfig(V=37, D=16, N=2, H=4, K=2, d=8, F=24)
 pytestmark = pytest.mark.usefixtures('quick_compilation')
@@ -110,6 +110,34 @@ def test_kernel_of_jax_equals_query_blocks(monkeypatch):
       layers.attend_packed(q, k, v, segment), atol=1e-5)
 
 
+def test_the_tpus_kernel_equals_query_blocks(monkeypatch):
+  """Interpreted; packed rows with padding, forward and gradients."""
+  monkeypatch.setattr(splash, '_TILES', (128,))   # two by two of them
+  rng = np.random.default_rng(0)
+  q, k, v = (rng.normal(size=(2, 256, n, 64)).astype(np.float32)
+             for n in (4, 2, 2))
+  segment = np.zeros((2, 256), np.int32)
+  segment[0, :100], segment[0, 100:190], segment[1] = 1, 2, 1
+  weight = rng.normal(size=q.shape).astype(np.float32)
+
+  def graded(attend):
+    return jax.value_and_grad(
+        lambda *qkv: (attend(*qkv, segment) * weight).sum(), (0, 1, 2))(q, k, v)
+
+  got = graded(functools.partial(splash.attend, is_interpreted=True))
+  jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
+      got, graded(layers.attend_packed))
+
+
+def test_a_kernel_takes_whole_lanes_alone():
+  def takes(T, d):
+    return splash.takes(jax.ShapeDtypeStruct((2, T, 4, d), np.float32))
+
+  assert takes(256, 128) and takes(128, 64)
+  assert not takes(200, 128) and not takes(256, 32)
+
+
 def test_products_in_bfloat16_are_near_float32(params):
   tok = tokens(2, 9)
   half = dataclasses.replace(CFG, dtype='bfloat16')
@@ -187,7 +215,7 @@ def test_cached_equals_full_in_every_family(switches):
       transformer.shapes(cfg))
   tok = tokens(2, 9)
   want = _hidden(params, tok, *plain(tok), cfg=cfg)
-  cache, out = transformer.empty_cache(cfg, 2, 12), []
+  cache, out = caches.empty(cfg, 2, 12), []
   for at in (0, 3, 6):
     x, cache = extend(params, cache, tok[:, at:at + 3], jnp.full(2, 3), cfg)
     out.append(x)
@@ -203,7 +231,7 @@ def test_cached_equals_full(params):
   tok = tokens(2, 9)
   want = _hidden(params, tok, *plain(tok), cfg=CFG)
   for cuts in ([9], [4, 1, 4], [1] * 9):
-    cache, out, at = transformer.empty_cache(CFG, 2, 12), [], 0
+    cache, out, at = caches.empty(CFG, 2, 12), [], 0
     for n in cuts:
       x, cache = extend(params, cache, tok[:, at:at + n],
                         jnp.full(2, n), CFG)
@@ -218,7 +246,7 @@ def test_ragged_extend_equals_each_row_alone(params):
   """Rows of unequal length, one of them idle, in two ragged pieces."""
   tok, first, then = tokens(3, 12), [5, 0, 3], [2, 4, 0]
   want = _hidden(params, tok, *plain(tok), cfg=CFG)
-  cache = transformer.empty_cache(CFG, 3, 16)
+  cache = caches.empty(CFG, 3, 16)
   junk = tokens(3, 12, seed=9)
   pad = jnp.arange(12)[None]
   at = jnp.zeros((3, 1), jnp.int32)
@@ -243,7 +271,7 @@ def test_ragged_extend_equals_each_row_alone(params):
 
 def test_extend_of_some_rows_and_columns_equals_all(params):
   tok, n = tokens(4, 6), jnp.array([6, 3, 5, 4])
-  cache = transformer.empty_cache(CFG, 4, 16)
+  cache = caches.empty(CFG, 4, 16)
   _, cache = extend(params, cache, tok, n, CFG)
   tok = tokens(4, 2, seed=3)
   want, after = extend(params, cache, tok, jnp.array([0, 2, 0, 1]), CFG)

@@ -2,7 +2,8 @@
 
 Each takes the cache's arrays (donated), the host's fill pointers and `row_R`,
 gathers these rows, works, and writes the new columns back. A row index past
-the cache is padding. The host side is sampling.py.
+the cache is padding. Without `row_R` all rows take part where they are. The
+host side is sampling.py.
 """
 
 import functools
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamgym_jax.models import sharding, transformer
+from dreamgym_jax.models import caches, sharding, transformer
 
 CHUNK = 8                   # tokens decoded between compactions
 
@@ -34,13 +35,6 @@ class Draw(NamedTuple):
     """Of some of the rows."""
     return self._replace(
         key_R=self.key_R[index_A], stream_R=self.stream_R[index_A])
-
-  def pad(self, R: int) -> 'Draw':
-    """Of R rows, the last of which nobody reads."""
-    more = R - len(self.stream_R)
-    return self._replace(
-        key_R=np.pad(self.key_R, ((0, more), (0, 0))),
-        stream_R=np.pad(self.stream_R, (0, more)))
 
 
 def make_draw(
@@ -125,11 +119,20 @@ def choose(
 
 
 def put_last(
-    last_BxD: jax.Array, row_R: jax.Array, x_RxD: jax.Array
+    last_BxD: jax.Array, row_R: jax.Array | None, x_RxD: jax.Array
 ) -> jax.Array:
   """The states after the rows' last tokens, with those of some rows new."""
-  return sharding.constrain(
-      last_BxD.at[row_R].set(x_RxD, mode='drop'), 'batch')
+  return sharding.constrain(x_RxD if row_R is None else last_BxD.at[row_R].set(
+      x_RxD, mode='drop'), 'batch')
+
+
+def memory(
+    cfg: transformer.ModelConfig, B: int, S: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """What the functions here take and give back: keys, values, last states."""
+  cache = caches.empty(cfg, B, S)
+  return cache.k_NxBxKxSxd, cache.v_NxBxKxSxd, jnp.zeros(
+      (B, cfg.D), cfg.dtype, device=sharding.where((B,), 'batch'))
 
 
 class _State(NamedTuple):
@@ -137,7 +140,7 @@ class _State(NamedTuple):
 
   t: jax.Array              # [] tokens decoded in this chunk
   x_RxD: jax.Array          # state after the last token
-  recent: transformer.Recent
+  recent: caches.Recent
   tok_RxC: jax.Array
   logp_RxC: jax.Array
   watch_RxW: jax.Array
@@ -151,10 +154,10 @@ class _State(NamedTuple):
 def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw, *,
             cfg, columns, is_filtered):
   """Up to CHUNK tokens of each row that has `left_R` > 0."""
-  cache = transformer.Cache(k, v, fill_B)
-  R, C = row_R.shape[0], CHUNK
+  cache = caches.Cache(k, v, fill_B)
+  R, C = begun_R.shape[0], CHUNK
   weights = transformer.unstack(params, cfg)
-  past = transformer.read(cache, row_R, columns)
+  past = caches.read(cache, row_R, columns)
 
   def body(s):
     z_RxV = transformer.head(params, s.x_RxD, cfg)
@@ -172,11 +175,11 @@ def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw, *,
 
   s = jax.lax.while_loop(
       lambda s: (s.t < C) & s.open_R.any(), body, _State(
-          jnp.int32(0), last_BxD.at[row_R].get(mode='clip'),
-          transformer.empty_recent(cfg, R, C), jnp.zeros((R, C), jnp.int32),
+          jnp.int32(0), caches.pick(last_BxD, row_R),
+          caches.empty_recent(cfg, R, C), jnp.zeros((R, C), jnp.int32),
           jnp.zeros((R, C)), jnp.zeros((R, draw.watch_W.shape[0])),
           jnp.zeros(R, jnp.int32), left_R > 0))
-  cache = transformer.write(cache, row_R, s.recent, s.len_R)
+  cache = caches.write(cache, row_R, s.recent, s.len_R)
   last_BxD = put_last(last_BxD, row_R, s.x_RxD)
   return (cache.k_NxBxKxSxd, cache.v_NxBxKxSxd, last_BxD,
           sharding.whole(s.tok_RxC, s.logp_RxC, s.watch_RxW, s.len_R))
@@ -188,18 +191,18 @@ def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw, *,
 def extend(params, k, v, last_BxD, fill_B, row_R, tok_RxT, len_R, *, cfg,
             columns, is_scored):
   """Appends given tokens; their log-probs [R, T] too, if `is_scored`."""
-  cache = transformer.Cache(k, v, fill_B)
+  cache = caches.Cache(k, v, fill_B)
   x_RxTxD, cache = transformer.extend(
       params, cache, tok_RxT, len_R, cfg, row_R=row_R, columns=columns)
-  logp_RxT = jnp.zeros(())
+  logp_RxT, last_RxD = jnp.zeros(()), caches.pick(last_BxD, row_R)
   if is_scored:
-    first = last_BxD.at[row_R].get(mode='clip')[:, None]
-    before = jnp.concatenate([first, x_RxTxD[:, :-1]], 1)
+    before = jnp.concatenate([last_RxD[:, None], x_RxTxD[:, :-1]], 1)
     logp_RxT, _ = transformer.logp_entropy(
         params, before.reshape(-1, cfg.D), tok_RxT.reshape(-1), cfg)
     logp_RxT, = sharding.whole(logp_RxT.reshape(tok_RxT.shape))
   end = jnp.maximum(len_R - 1, 0)[:, None, None]
-  x_RxD = jnp.take_along_axis(x_RxTxD, end, 1)[:, 0]
+  x_RxD = jnp.where(len_R[:, None] > 0, jnp.take_along_axis(
+      x_RxTxD, end, 1)[:, 0], last_RxD)
   last_BxD = put_last(last_BxD, row_R, x_RxD)
   return cache.k_NxBxKxSxd, cache.v_NxBxKxSxd, last_BxD, logp_RxT
 
@@ -213,7 +216,7 @@ def copy(k, v, last_BxD, from_R, to_R, *, columns):
     rows = x[:, :, :, :columns].at[:, from_R].get(mode='clip')
     return sharding.constrain(
         x.at[:, to_R, :, :columns].set(rows, mode='drop'),
-        *transformer.COLUMNS)
+        *caches.COLUMNS)
 
   return put(k), put(v), put_last(
       last_BxD, to_R, last_BxD.at[from_R].get(mode='clip'))
@@ -222,7 +225,7 @@ def copy(k, v, last_BxD, from_R, to_R, *, columns):
 @functools.partial(jax.jit, static_argnames=('cfg',))
 def after(params, last_BxD, row_R, *, cfg):
   """Log-probs of the next token [R, V]."""
-  x_RxD = last_BxD.at[row_R].get(mode='clip')
+  x_RxD = caches.pick(last_BxD, row_R)
   logp_RxV, = sharding.whole(
       jax.nn.log_softmax(transformer.head(params, x_RxD, cfg), -1))
   return logp_RxV

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dreamgym_jax.models import decoding, sharding, transformer
+from dreamgym_jax.models import caches, decoding, sharding, transformer
 
 COLUMNS = 32                # tokens decoded between compactions, at most
 _MATCHED = 3                # tokens compared: the more agree, the better
@@ -30,7 +30,7 @@ class _State(NamedTuple):
   logp_R: jax.Array
   next_watch_RxW: jax.Array  # where tok_R was drawn
   x_RxD: jax.Array          # after the last token that was run
-  recent: transformer.Recent
+  recent: caches.Recent
   tok_RxC: jax.Array
   logp_RxC: jax.Array
   watch_RxW: jax.Array
@@ -78,11 +78,11 @@ def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw,
   `past_RxS` are the rows' tokens so far, at the right end, -1 before them. One
   more result: how often the model was called.
   """
-  cache = transformer.Cache(k, v, fill_B)
-  R, C, T = row_R.shape[0], COLUMNS, 1 + n_drafted
+  cache = caches.Cache(k, v, fill_B)
+  R, C, T = begun_R.shape[0], COLUMNS, 1 + n_drafted
   S, W = past_RxS.shape[1], draw.watch_W.shape[0]
   weights = transformer.unstack(params, cfg)
-  past = transformer.read(cache, row_R, columns)
+  past = caches.read(cache, row_R, columns)
   i_1xT, wide = jnp.arange(T)[None], draw._replace(
       key_R=jnp.repeat(draw.key_R, T, 0), stream_R=jnp.repeat(draw.stream_R, T))
 
@@ -140,7 +140,7 @@ def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw,
         pick(at_end(before(s.next_watch_RxW, watch_RxTxW)), s.watch_RxW),
         len_R, s.open_R & ~(at_end(stops_RxT) & (n_R > 0)) & (len_R < left_R))
 
-  x_RxD = last_BxD.at[row_R].get(mode='clip')
+  x_RxD = caches.pick(last_BxD, row_R)
   tok_R, logp_RxV = decoding.choose(
       transformer.head(params, x_RxD, cfg), begun_R, draw, is_filtered)
   s = jax.lax.while_loop(
@@ -148,10 +148,10 @@ def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw,
           jnp.int32(0), tok_R,
           jnp.take_along_axis(logp_RxV, tok_R[:, None], 1)[:, 0],
           logp_RxV[:, draw.watch_W], x_RxD,
-          transformer.empty_recent(cfg, R, C + T),
+          caches.empty_recent(cfg, R, C + T),
           jnp.full((R, C + 1), -1, jnp.int32), jnp.zeros((R, C + 1)),
           jnp.zeros((R, W)), jnp.zeros(R, jnp.int32), left_R > 0))
-  cache = transformer.write(cache, row_R, s.recent, s.len_R)
+  cache = caches.write(cache, row_R, s.recent, s.len_R)
   last_BxD = decoding.put_last(last_BxD, row_R, s.x_RxD)
   return (cache.k_NxBxKxSxd, cache.v_NxBxKxSxd, last_BxD,
           sharding.whole(s.tok_RxC, s.logp_RxC, s.watch_RxW, s.len_R),

@@ -5,8 +5,12 @@ The arithmetic shared by both ways through the layers (see transformer.py).
 angles and softmax are float32, products are in the weights' dtype.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
+
+from dreamgym_jax.models import sharding, splash
 
 # Large enough to vanish in a softmax, small enough to subtract safely.
 _MASKED = -1e30
@@ -122,15 +126,25 @@ def attend_kernel(q_BxTxHxd, k_BxTxKxd, v_BxTxKxd, segment_BxT, kernel):
 def attend_packed(q_BxTxHxd, k_BxTxKxd, v_BxTxKxd, segment_BxT):
   """Causal attention within equal segments of packed rows.
 
-  On GPUs cuDNN's kernel where it can (half precision, d up to 128). Elsewhere
-  blocks of queries: on CPU two to three times faster, forward and backward,
-  than jax.nn.dot_product_attention.
+  On GPUs cuDNN's kernel where it can (half precision, d up to 128), on TPUs the
+  splash kernel. Elsewhere blocks of queries: on CPU two to three times faster,
+  forward and backward, than jax.nn.dot_product_attention. On a mesh each device
+  attends for its own rows and heads.
   """
-  T, d = q_BxTxHxd.shape[1], q_BxTxHxd.shape[-1]
-  if (jax.default_backend() == 'gpu' and q_BxTxHxd.dtype.itemsize == 2
-      and d <= 128 and d % 8 == 0):
-    return attend_kernel(
-        q_BxTxHxd, k_BxTxKxd, v_BxTxKxd, segment_BxT, 'cudnn')
+  platform, heads = sharding.platform(), ('batch', None, 'kv')
+  d, is_half = q_BxTxHxd.shape[3], q_BxTxHxd.dtype.itemsize == 2
+  attend = _attend_blocks
+  if platform == 'tpu' and splash.takes(q_BxTxHxd):
+    attend = splash.attend
+  elif platform == 'gpu' and is_half and d <= 128 and d % 8 == 0:
+    attend = functools.partial(attend_kernel, kernel='cudnn')
+  return sharding.on_each(
+      attend, (q_BxTxHxd, k_BxTxKxd, v_BxTxKxd, segment_BxT),
+      (heads, heads, heads, ('batch',)), 0)
+
+
+def _attend_blocks(q_BxTxHxd, k_BxTxKxd, v_BxTxKxd, segment_BxT):
+  T = q_BxTxHxd.shape[1]
   k, v = _heads_first(k_BxTxKxd), _heads_first(v_BxTxKxd)
   out = []
   for a in range(0, T, _QUERY_BLOCK):
@@ -145,6 +159,15 @@ def attend_packed(q_BxTxHxd, k_BxTxKxd, v_BxTxKxd, segment_BxT):
 def attend_cached(q_RxTxHxd, k_RxKxdxS, v_RxKxSxd, k_RxCxKxd, v_RxCxKxd,
                   seen_RxTxX):
   """One softmax over past and recent columns (X = S + C of them)."""
+  tokens, heads = ('batch', None, 'kv'), ('batch', 'kv')
+  return sharding.on_each(
+      _attend_cached, (q_RxTxHxd, k_RxKxdxS, v_RxKxSxd, k_RxCxKxd, v_RxCxKxd,
+                       seen_RxTxX),
+      (tokens, heads, heads, tokens, tokens, ('batch',)), 0)
+
+
+def _attend_cached(q_RxTxHxd, k_RxKxdxS, v_RxKxSxd, k_RxCxKxd, v_RxCxKxd,
+                   seen_RxTxX):
   R, T, H, d = q_RxTxHxd.shape
   C, K = k_RxCxKxd.shape[1:3]
   S, B = v_RxKxSxd.shape[2], R * K

@@ -10,11 +10,11 @@ carries on from there. Outside of a mesh nothing is put anywhere.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dreamgym_jax.types import Params
@@ -56,10 +56,12 @@ def make_mesh(
     raise ValueError(
         f'mesh {dict(zip(AXES, sizes, strict=True))} needs '
         f'{math.prod(sizes)} devices, there are {len(devices)}')
-  # Auto: make_mesh defaults to Explicit axes, under which linen's logical
-  # constraints raise.
-  return jax.make_mesh(
-      sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+  # Not jax.make_mesh, which refuses an axis that is part of one of a torus,
+  # e.g. two of 4x4x4. Auto: under Explicit axes linen's constraints raise.
+  return jax.sharding.Mesh(
+      mesh_utils.create_device_mesh(
+          sizes, devices, allow_split_physical_axes=True),
+      AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def spec(*names: str | None) -> PartitionSpec:
@@ -96,6 +98,12 @@ def in_use() -> jax.sharding.Mesh | None:
   return jax.sharding.get_mesh() if is_set else None
 
 
+def platform() -> str:
+  """'cpu', 'gpu' or 'tpu': of the mesh in use, which need not be here."""
+  chip = jax.sharding.get_abstract_mesh().abstract_device
+  return chip.platform if chip else jax.default_backend()
+
+
 def where(
     shape: Sequence[int], *names: str | None
 ) -> NamedSharding | None:
@@ -114,6 +122,36 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
 def whole(*arrays: jax.Array) -> list[jax.Array]:
   """Inside jit: a copy on every device, so that any process can read them."""
   return [constrain(x, *[None] * x.ndim) for x in arrays]
+
+
+def on_each(
+    fn: Callable[..., jax.Array], args: Sequence[jax.Array],
+    names: Sequence[Sequence[str | None]], out: int,
+) -> jax.Array:
+  """fn(*args) by each device on its part; the result lies as args[out] does.
+
+  For what XLA would not split, a kernel, or would split badly: a product over
+  axes that were merged. An axis is split only if it can be wherever it is
+  named, e.g. query heads only with their key/value heads.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return fn(*args)
+  specs = [fitting(x.shape, n, mesh) for x, n in zip(args, names, strict=True)]
+  kept = {n for x, given, s in zip(args, names, specs, strict=True)
+          for n, entry, full in zip(
+              given, (*s, *[None] * len(given)), spec(*given), strict=False)
+          if n and not entry and _n_parts(mesh, full) > 1}
+  specs = tuple(
+      fitting(x.shape, [None if n in kept else n for n in given], mesh)
+      for x, given in zip(args, names, strict=True))
+  return jax.shard_map(
+      fn, in_specs=specs, out_specs=specs[out], check_vma=False)(*args)
+
+
+def _n_parts(mesh, entry) -> int:
+  axes = (entry,) if isinstance(entry, str) else entry or ()
+  return math.prod(mesh.shape[axis] for axis in axes)
 
 
 def alike(
@@ -154,10 +192,10 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
 def n_batch_shards(mesh: jax.sharding.Mesh | None = None) -> int:
   """How many parts a batch is cut into; its rows must divide by this.
 
-  Of the mesh in use if none is given; 1 outside of one.
+  Of the mesh in use if none is given, inside jit too; 1 outside of one.
   """
-  mesh = mesh or in_use()
-  return mesh.shape['data'] * mesh.shape['fsdp'] if mesh else 1
+  mesh = mesh or jax.sharding.get_abstract_mesh()
+  return 1 if mesh.empty else mesh.shape['data'] * mesh.shape['fsdp']
 
 
 def round_up(rows: int) -> int:

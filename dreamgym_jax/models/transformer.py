@@ -4,9 +4,7 @@ Llama's block (RMSNorm, rotary positions, grouped queries, SwiGLU), with Qwen2's
 biases or Qwen3's normed queries and keys if asked (families.py knows which).
 Linen declares the weights and stays in this file. Two ways through the same
 layer: `hidden` scans over the stacked layers (training, packed rows, remat),
-and `extend` unrolls them over a KV cache (sampling). The cache is read once
-per call into the layout that attention wants, new columns gather in a small
-buffer, and only these are written back: nothing ever copies a whole cache.
+and `extend` unrolls them over a cache (sampling; caches.py).
 
 Weights, all under `blocks` with a leading N: wq DxHxd, wk and wv DxKxd,
 wo HxdxD, gate and up DxF, down FxD, ln1 and ln2 D, where asked for bq Hxd, bk
@@ -16,14 +14,13 @@ head VxD.
 
 import dataclasses
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import NamedSharding
 
-from dreamgym_jax.models import layers, sharding
+from dreamgym_jax.models import caches, layers, sharding
 from dreamgym_jax.types import Params
 
 # What the backward pass of a block keeps, beside its input: everything, the
@@ -34,9 +31,7 @@ REMAT = {
     'block': jax.checkpoint_policies.nothing_saveable,
 }
 # Scales of norms: float32 whatever the dtype of products.
-_SCALES = ('ln1', 'ln2', 'q_norm', 'k_norm')
-# Names of the axes of a cache's keys and values.
-COLUMNS = (None, 'batch', 'kv')
+SCALES = ('ln1', 'ln2', 'q_norm', 'k_norm', 'ln_f')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,29 +65,6 @@ class ModelConfig:
       raise ValueError(f'd={self.d} must be even for rotary positions')
     if self.remat not in REMAT:
       raise ValueError(f'remat={self.remat!r}: use one of {", ".join(REMAT)}')
-
-
-class Cache(NamedTuple):
-  """Keys and values of B append-only rows, each with its own length."""
-
-  k_NxBxKxSxd: jax.Array
-  v_NxBxKxSxd: jax.Array
-  fill_B: jax.Array         # int32, next free column of each row
-
-
-class Past(NamedTuple):
-  """A read-only copy of some rows' first S columns, per layer."""
-
-  k: tuple[jax.Array, ...]  # N of [R, K, d, S]: keys transposed for q @ k
-  v: tuple[jax.Array, ...]  # N of [R, K, S, d]
-  fill_R: jax.Array
-
-
-class Recent(NamedTuple):
-  """Columns appended since a `Past` was read, per layer."""
-
-  k: tuple[jax.Array, ...]  # N of [R, C, K, d]
-  v: tuple[jax.Array, ...]  # N of [R, C, K, d]
 
 
 class _Block(nn.Module):
@@ -162,7 +134,8 @@ class _Transformer(nn.Module):
         in_axes=(nn.broadcast, nn.broadcast), length=c.N, unroll=c.unroll,
         metadata_params={nn.PARTITION_NAME: 'layers'})
     x, _ = stack(c, name='blocks')(
-        embed_VxD[tok_BxT].astype(c.dtype), layers.rope_angles(pos_BxT, c),
+        sharding.constrain(embed_VxD, 'vocab', None)[tok_BxT].astype(
+            c.dtype), layers.rope_angles(pos_BxT, c),
         segment_BxT)
     return layers.rms(x, ln_f, c.norm_eps)
 
@@ -254,67 +227,53 @@ def logp_entropy(
   recomputed backward, so no [P, V] array ever exists.
   """
   P, D = x_PxD.shape
-  chunk = min(chunk, P)
-  n = -(-P // chunk)
-  x = jnp.pad(x_PxD, ((0, n * chunk - P), (0, 0))).reshape(n, chunk, D)
-  target = jnp.pad(target_P, (0, n * chunk - P)).reshape(n, chunk)
+  parts = sharding.n_batch_shards()   # each device takes of its own positions
+  chunk = min(chunk, -(-P // parts))
+  n = -(-P // (parts * chunk))
+  more = parts * n * chunk - P
+  x = jnp.pad(x_PxD, ((0, more), (0, 0))).reshape(parts, n, chunk, D)
+  target = jnp.pad(target_P, (0, more)).reshape(parts, n, chunk)
+  x, target = (sharding.constrain(y.swapaxes(0, 1), None, 'batch')
+               for y in (x, target))
+  name = 'embed' if cfg.tied else 'head'
+  # Gathered over `fsdp` once, and not for each chunk.
+  params = {name: sharding.constrain(params[name], 'vocab', None)}
 
   @jax.checkpoint
   def one(args):
-    x_CxD, target_C = args
-    z_CxV = head(params, x_CxD, cfg)
-    lse_C = jax.nn.logsumexp(z_CxV, -1)
-    at_C = jnp.take_along_axis(z_CxV, target_C[:, None], 1)[:, 0]
-    p_CxV = jnp.exp(z_CxV - lse_C[:, None])
-    return at_C - lse_C, lse_C - (p_CxV * z_CxV).sum(-1)
+    x_SxCxD, target_SxC = args
+    z = head(params, x_SxCxD, cfg)
+    lse_SxC = jax.nn.logsumexp(z, -1)
+    at_SxC = jnp.take_along_axis(z, target_SxC[..., None], -1)[..., 0]
+    p = jnp.exp(z - lse_SxC[..., None])
+    return at_SxC - lse_SxC, lse_SxC - (p * z).sum(-1)
 
-  logp, entropy = (one((x[0], target[0])) if n == 1
-                   else jax.lax.map(one, (x, target)))
-  return logp.reshape(-1)[:P], entropy.reshape(-1)[:P]
+  logp, entropy = (y.swapaxes(0, 1).reshape(-1)[:P] for y in (
+      [y[None] for y in one((x[0], target[0]))] if n == 1
+      else jax.lax.map(one, (x, target))))
+  return logp, entropy
 
 
 # --- over a cache ----------------------------------------------------------
 
 
-def empty_cache(cfg: ModelConfig, B: int, S: int) -> Cache:
-  """B empty rows with room for S tokens each."""
-  shape = (cfg.N, B, cfg.K, S, cfg.d)
-  placed = sharding.where(shape, *COLUMNS)
-  return Cache(*(jnp.zeros(shape, cfg.dtype, device=placed) for _ in 'kv'),
-               jnp.zeros(B, jnp.int32))
-
-
 def unstack(params: Params, cfg: ModelConfig) -> tuple[Params, ...]:
-  """The blocks' weights as N dicts; do it once, outside a decode loop."""
+  """The blocks' weights as N dicts; do it once, outside a decode loop.
+
+  As they are if they are such dicts (decoding.serve).
+  """
+  if isinstance(params['blocks'], tuple):
+    return params['blocks']
   cast = jax.tree.map(lambda w: w.astype(cfg.dtype), params['blocks'])
-  cast |= {n: w for n, w in params['blocks'].items() if n in _SCALES}
+  cast |= {n: w for n, w in params['blocks'].items() if n in SCALES}
   return tuple(jax.tree.map(lambda w, i=i: w[i], cast) for i in range(cfg.N))
 
 
-def read(cache: Cache, row_R: jax.Array, columns: int) -> Past:
-  """The first `columns` columns of these rows; a row >= B reads as empty."""
-  N, fill_R = cache.k_NxBxKxSxd.shape[0], cache.fill_B.at[row_R].get(
-      mode='fill', fill_value=0)
-
-  def rows(x_NxBxKxSxd):
-    return [x_NxBxKxSxd[i, :, :, :columns].at[row_R].get(mode='clip')
-            for i in range(N)]
-
-  k, v = ([sharding.constrain(x, *COLUMNS[1:]) for x in rows(kv)]
-          for kv in (cache.k_NxBxKxSxd, cache.v_NxBxKxSxd))
-  return Past(tuple(x.swapaxes(2, 3) for x in k), tuple(v), fill_R)
-
-
-def empty_recent(cfg: ModelConfig, R: int, C: int) -> Recent:
-  """Room for C new columns of R rows."""
-  x = jnp.zeros((R, C, cfg.K, cfg.d), cfg.dtype)
-  return Recent((x,) * cfg.N, (x,) * cfg.N)
-
-
 def append(
-    params: Params, weights: tuple[Params, ...], past: Past, recent: Recent,
-    tok_RxT: jax.Array, at: jax.Array | int, cfg: ModelConfig,
-) -> tuple[jax.Array, Recent]:
+    params: Params, weights: tuple[Params, ...], past: caches.Past,
+    recent: caches.Recent, tok_RxT: jax.Array, at: jax.Array | int,
+    cfg: ModelConfig,
+) -> tuple[jax.Array, caches.Recent]:
   """Run T tokens of each row as recent columns `at` to `at + T`.
 
   A token sees its own row only: the past up to its fill, and the recent
@@ -347,38 +306,14 @@ def append(
         q, past.k[i], past.v[i], ks[-1], vs[-1], seen_RxTxX)
     x = layers.out(w, x, att, cfg)
   x = layers.rms(x, params['ln_f'], cfg.norm_eps)
-  return x, Recent(tuple(ks), tuple(vs))
-
-
-def write(
-    cache: Cache, row_R: jax.Array, recent: Recent, len_R: jax.Array
-) -> Cache:
-  """Append the first len_R recent columns at each row's own fill.
-
-  Rows >= B, columns past len_R and columns past the capacity are dropped:
-  the caller checks that there is room.
-  """
-  C, S = recent.k[0].shape[1], cache.k_NxBxKxSxd.shape[3]
-  fill_R = cache.fill_B.at[row_R].get(mode='fill', fill_value=0)
-  c_C = jnp.arange(C)[None]
-  col_RxC = jnp.where(c_C < len_R[:, None], fill_R[:, None] + c_C, S)
-
-  def put(x, new):
-    # The indexed axes come first: [R, C, N, K, d].
-    new_RxCxNxKxd = jnp.stack(new, 2)
-    return sharding.constrain(x.at[:, row_R[:, None], :, col_RxC].set(
-        new_RxCxNxKxd, mode='drop'), *COLUMNS)
-
-  return Cache(put(cache.k_NxBxKxSxd, recent.k),
-               put(cache.v_NxBxKxSxd, recent.v),
-               cache.fill_B.at[row_R].add(len_R, mode='drop'))
+  return x, caches.Recent(tuple(ks), tuple(vs))
 
 
 def extend(
-    params: Params, cache: Cache, tok_RxT: jax.Array, len_R: jax.Array,
+    params: Params, cache: caches.Cache, tok_RxT: jax.Array, len_R: jax.Array,
     cfg: ModelConfig, *, row_R: jax.Array | None = None,
     columns: int | None = None,
-) -> tuple[jax.Array, Cache]:
+) -> tuple[jax.Array, caches.Cache]:
   """Append the first len_R tokens of each row; gives states x_RxTxD.
 
   `row_R` names the cache rows that take part (default: all, in order) and
@@ -386,11 +321,9 @@ def extend(
   meaningless, rows of length 0 are untouched, and what a row gives does not
   depend on the other rows.
   """
-  if row_R is None:
-    row_R = jnp.arange(cache.fill_B.shape[0])
   S = cache.k_NxBxKxSxd.shape[3] if columns is None else columns
-  past = read(cache, row_R, S)
-  recent = empty_recent(cfg, *tok_RxT.shape)
+  past = caches.read(cache, row_R, S)
+  recent = caches.empty_recent(cfg, *tok_RxT.shape)
   x, recent = append(params, unstack(params, cfg), past, recent, tok_RxT, 0,
                      cfg)
-  return x, write(cache, row_R, recent, len_R)
+  return x, caches.write(cache, row_R, recent, len_R)

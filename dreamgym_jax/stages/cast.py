@@ -17,7 +17,7 @@ from dreamgym_jax import (
     verified,
 )
 from dreamgym_jax.envs import pool, shared
-from dreamgym_jax.models import ladders
+from dreamgym_jax.models import ladders, serving
 from dreamgym_jax.stages import domains, judge, memory, tasks, teaching
 from dreamgym_jax.stages import run as runs
 
@@ -94,6 +94,7 @@ class Cast:
     """The world that `dream.world` names, grounded by the given store."""
     c = self.run.config
     key = jax.random.fold_in(jax.random.key(c.seed), 1000 + stream)
+    params = serving.freeze(params, self.model_config)
     return _DREAMS[c.dream.world](
         self, params, memory.make_retrieve(store, c.replay.k), key,
         sampler or self.dream_sampler)

@@ -23,7 +23,7 @@ from dreamgym_jax import (
     types,
 )
 from dreamgym_jax.envs import budget
-from dreamgym_jax.models import lora
+from dreamgym_jax.models import lora, serving
 from dreamgym_jax.stages import algorithms, judge, spending, tasks
 from dreamgym_jax.stages import run as runs
 
@@ -104,6 +104,7 @@ def train(
       _at_rate(run.config, settings.lr),
       run.model_config(player.prompt.tok.vocab_size))
   frozen, params = lora.split(params)
+  reference = serving.freeze(reference, player.sampler.cfg)
   progress = Progress(algorithm.start(params), book)
   if settings.after:
     progress = progress._replace(
@@ -137,7 +138,7 @@ def train(
       start, compiled = time.monotonic(), compiling.seconds
       progress, metrics, attempts = _iterate(
           run, player, frozen, reference, world, settings, algorithm, progress,
-          propose, on_attempts, bar.update)
+          propose, on_attempts, bar.update, samplers.values())
       # Compiling is paid once per machine; learning is compared warm.
       # The first process's clock counts: all must stop together.
       seconds = distributed.of_first('seconds', time.monotonic() - start - (
@@ -195,7 +196,7 @@ def _save(saver, progress: Progress, more: dict) -> None:
 
 def _iterate(
     run, player, frozen, reference, world, settings, algorithm, progress,
-    propose, on_attempts, on_step,
+    propose, on_attempts, on_step, samplers,
 ) -> tuple[Progress, dict[str, float], list[rollouts.Attempt]]:
   c = run.config
   key = jax.random.fold_in(jax.random.fold_in(
@@ -213,6 +214,8 @@ def _iterate(
       roll_key, c.rl.temperature, settings.source,
       f'{settings.name}-{progress.iteration}', settings.rows, on_step)
   on_attempts(attempts)
+  for sampler in samplers:
+    sampler.release()
   played = algorithms.played(
       attempts, algorithm.group, c.rl.invalid_penalty)
   state, metrics = algorithm.update(
