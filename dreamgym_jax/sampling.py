@@ -25,6 +25,7 @@ from dreamgym_jax.models import (
     decoding,
     drafting,
     ladders,
+    lora,
     sharding,
     transformer,
 )
@@ -114,7 +115,7 @@ class Sampler:
     """Appends inputs[i] to rows[i], then decodes until a stop token.
 
     Args:
-      params: weights of `cfg`.
+      params: weights of `cfg`, with adapters by row if of lora.of_rows.
       rows: distinct indices below n_rows; no other row costs anything.
       inputs: each row's new tokens; may be empty if the row has a stream.
       key: typed, one or one per row; token t of rows[i] depends on (its key,
@@ -174,16 +175,17 @@ class Sampler:
   ) -> None:
     """Appends inputs[i] to rows[i]; equal beginnings are computed once."""
     self._check(rows, inputs, 0)
-    first: dict[tuple[int, ...], int] = {}
-    copies, fresh = [], []
+    first: dict[tuple[bytes, tuple[int, ...]], int] = {}
+    copies, fresh, voice = [], [], lora.voice(params)
     for row, tokens in zip(rows, inputs, strict=True):
       self._undo.pop(row, None)
       tokens = tuple(map(int, tokens))
-      if self._fill_B[row] == 0 and tokens in first:
-        copies.append((first[tokens], row))
+      same = voice(row), tokens
+      if self._fill_B[row] == 0 and same in first:
+        copies.append((first[same], row))
       elif tokens:
         if self._fill_B[row] == 0:
-          first[tokens] = row
+          first[same] = row
         fresh.append((row, tokens))
     self._extend_all(params, fresh)
     self._copy(copies)
