@@ -45,6 +45,8 @@ def defaults() -> D:
   c.env.max_steps = 8               # longer episodes fail
   c.env.max_elements = 12           # pages with more are passed over
   c.env.rows = 40                   # pages a browser holds at once
+  # Rows that wait until so many are free, before they take the next tasks.
+  c.env.refill = 1
   c.env.workers = 1                 # browser processes
   c.env.mode = 'script'             # 'script' or 'user' input
   c.env.timeout = 10.0              # seconds for one browser call
