@@ -40,6 +40,7 @@ def _adapt(c) -> None:
   c.env.held_out_seeds = (0, 50)    # all
   c.env.max_steps = 30
   c.env.rows = 16                   # browsers, 300 MB each
+  c.env.refill = 4                  # a reset takes as long as a step
   c.prompt.repeat_pages = False
   c.sampler.capacity = 8_192
   c.batch.rows, c.batch.length = 1, 8_192

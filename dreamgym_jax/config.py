@@ -45,6 +45,8 @@ def defaults() -> D:
   c.env.max_steps = 8               # longer episodes fail
   c.env.max_elements = 12           # pages with more are passed over
   c.env.rows = 40                   # pages a browser holds at once
+  # Rows that wait until so many are free, before they take the next tasks.
+  c.env.refill = 1
   c.env.workers = 1                 # browser processes
   c.env.mode = 'script'             # 'script' or 'user' input
   c.env.timeout = 10.0              # seconds for one browser call
@@ -202,6 +204,13 @@ def defaults() -> D:
   c.rl.group = 8                    # G; PPO plays J * G tasks once each
   c.rl.lr = 4e-4
   c.rl.updates = 4                  # minibatches of an iteration
+  # Parts of a minibatch that go through the model one after the other: memory
+  # of one, gradient of all. Not for DPO.
+  c.rl.accumulate = 1
+  # Where sampler and scorer differ: most that pi / pi_sampler may count at a
+  # token (truncated importance sampling); 0 = the sampler's log-probs are
+  # taken as the scorer's. Costs a scoring pass. Not for DPO.
+  c.rl.importance_cap = 0.0
   c.rl.clip_low, c.rl.clip_high = 0.2, 0.28
   c.rl.kl_coef = 0.005              # k3 to the warm-up policy
   c.rl.entropy_coef = 0.0
@@ -299,8 +308,9 @@ _CHOICES = {
 _MAY_BE_ZERO = {'seed', 'house.max_places', 'house.max_objects',
                 'model.lora_rank', 'sampler.drafted', 'budget.tokens',
                 'budget.flops', 'budget.seconds', 'replay.k', 'rl.kl_coef',
-                'rl.entropy_coef', 'rl.step_weight', 'plan.fsdp', 'plan.tensor',
-                'plan.rows', 'plan.price', 'transfer.lr',
+                'rl.entropy_coef', 'rl.importance_cap', 'rl.step_weight',
+                'plan.fsdp', 'plan.tensor', 'plan.rows', 'plan.price',
+                'transfer.lr',
                 'real_grpo.transitions', 'rl.invalid_penalty', 'gate.remedies',
                 'evaluate.temperature', 'dream.iterations', 'gate.gap',
                 'teacher.temperature', 'teacher.retries', 'teacher.attempts',
@@ -352,6 +362,13 @@ def validate(config: D) -> None:
   if flat['rl.algorithm'] == 'ppo' and flat['model.lora_rank']:
     raise ConfigError("rl.algorithm='ppo': its critic has no adapters; set "
                       'model.lora_rank=0')
+  cap, n_parts = flat['rl.importance_cap'], flat['rl.accumulate']
+  if 0 < cap < 1:
+    raise ConfigError(f'rl.importance_cap={cap}: 0 (off), or at least 1')
+  if flat['rl.algorithm'] == 'dpo' and (cap or n_parts != 1):
+    raise ConfigError("rl.algorithm='dpo': its pairs know neither "
+                      'rl.importance_cap nor rl.accumulate; leave them at 0 '
+                      'and 1')
   if flat['experience.task_share'] == 1:
     raise ConfigError('experience.task_share=1: leaves nothing for Eq. 5')
   if flat['dream.world'] == 'prompted' and not flat['teacher.base_url']:

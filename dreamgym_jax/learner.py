@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dreamgym_jax import advantages, losses, types
+from dreamgym_jax import accumulation, advantages, losses, types
 from dreamgym_jax.data import batches
 from dreamgym_jax.models import lora, sharding, transformer
 
@@ -145,9 +145,12 @@ def make_grpo_step(
     kl_coef: float = 0.0,
     entropy_coef: float = 0.0,
     aggregate: losses.Aggregate = losses.token_mean,
+    n_turns: int = 0,
+    accumulates: bool = False,
 ) -> Callable[..., tuple[types.TrainState, Metrics]]:
   """One GRPO update (Eq. 3) of a batch made by `grpo_streams`.
 
+  With `accumulates` a batch comes in parts (accumulation.py).
   loss = aggregate(surrogate + kl_coef k3(pi || ref) - entropy_coef entropy).
 
   Returns:
@@ -157,13 +160,16 @@ def make_grpo_step(
     Metrics: loss, entropy, kl (to the reference), approx_kl (to the sampling
     policy), ratio_max, clip_share, logp_mismatch (mean |log pi - log
     pi_sampler|; before the first update of an iteration it is the sampler's
-    error and should be about 1e-5), tokens, grad_norm, skipped.
+    error and should be about 1e-5), mismatch_2xL (the same, with n_turns > 0:
+    sums and weights by turn), tokens, grad_norm, skipped.
   """
   step = make_update(
       make_policy_loss(
-          model_cfg, clip_low, clip_high, kl_coef, entropy_coef, aggregate
+          model_cfg, clip_low, clip_high, kl_coef, entropy_coef, aggregate,
+          n_turns
       ),
       optimizer,
+      count_of(aggregate) if accumulates else None,
   )
   return jax.jit(
       lambda state, batch, ref_params=None, frozen=None: step(
@@ -180,6 +186,7 @@ def make_policy_loss(
     kl_coef: float,
     entropy_coef: float,
     aggregate: losses.Aggregate,
+    n_turns: int = 0,
 ) -> LossFn:
   """The loss of `make_grpo_step`, for whatever made the advantages."""
   kl_fn = _make_kl(model_cfg) if kl_coef else _no_kl
@@ -200,13 +207,29 @@ def make_policy_loss(
         'approx_kl': surrogate.approx_kl,
         'ratio_max': surrogate.ratio_max,
         'clip_share': surrogate.clip_share,
-        'logp_mismatch': losses.masked_mean(
-            jnp.abs(logp_P - batch.logp_P), weight_P
-        ),
         'tokens': jnp.sum(weight_P != 0),
-    }
+    } | mismatch(logp_P, batch, n_turns)
 
   return loss_fn
+
+
+def mismatch(logp_P: jax.Array, batch: batches.Batch, n_turns: int) -> Metrics:
+  """How far the sampler's log-probs are from these, in all and by turn."""
+  gap_P = jnp.abs(logp_P - batch.logp_P)
+  found = {'logp_mismatch': losses.masked_mean(gap_P, batch.weight_P)}
+  if n_turns:
+    found['mismatch_2xL'] = sharding.constrain(losses.sums_by_turn(
+        gap_P, batch.weight_P, batch.index_P, batch.sequence_P, n_turns
+    ))
+  return found
+
+
+def count_of(
+    aggregate: losses.Aggregate,
+) -> Callable[[batches.Batch], jax.Array]:
+  """batch -> what its loss is a mean over; see `make_update`."""
+  return lambda batch: losses.n_counted(
+      aggregate, batch.weight_P, batch.sequence_P)
 
 
 def _make_kl(model_cfg: transformer.ModelConfig):
@@ -256,20 +279,29 @@ def logp_entropy(
 
 
 def make_update(
-    loss_fn: LossFn, optimizer: optax.GradientTransformation
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    count: Callable[[Any], jax.Array] | None = None,
 ) -> Update:
   """Gradient, clip, update; an update that is not finite changes nothing.
 
   Not jitted: the `make_*_step` functions do that. Adds to the metrics of the
-  loss: loss, grad_norm, skipped.
+  loss: loss, grad_norm, skipped. With `count`, what the loss of a batch is a
+  mean over, the step takes batches in parts (accumulation.py).
   """
 
-  def step(state, batch, ref_params, frozen=None):
+  def gradient(params, batch, ref_params, frozen):
     def loss_of(params):
       return loss_fn(lora.join(frozen, params), batch, ref_params)
 
-    (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(
-        state.params
+    return jax.value_and_grad(loss_of, has_aux=True)(params)
+
+  if count:
+    gradient = accumulation.accumulated(gradient, count)
+
+  def step(state, batch, ref_params, frozen=None):
+    (loss, metrics), grads = gradient(
+        state.params, batch, ref_params, frozen
     )
     grad_norm = optax.tree.norm(grads)
     is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)

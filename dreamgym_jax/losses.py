@@ -12,7 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-# (value_P, weight_P, sequence_P) -> []: how tokens become one number.
+# (value_P, weight_P, sequence_P) -> []: how tokens become one number: a sum
+# over what `n_counted` says, so that sums of several batches can be joined.
 Aggregate = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 # exp(20) is far beyond every clip range, and far below overflow.
 _MAX_LOG_RATIO = 20.0
@@ -76,6 +77,15 @@ def constant_length(length: float) -> Aggregate:
     return masked_sum(value_P, weight_P) / (length * num_sequences)
 
   return aggregate
+
+
+def n_counted(
+    aggregate: Aggregate, weight_P: jax.Array, sequence_P: jax.Array
+) -> jax.Array:
+  """What an aggregate's sum is divided by: tokens' weight, or sequences."""
+  if aggregate is token_mean:
+    return jnp.sum(weight_P)
+  return (_per_sequence(weight_P, sequence_P) > 0).sum().astype(jnp.float32)
 
 
 def _per_sequence(value_P: jax.Array, sequence_P: jax.Array) -> jax.Array:
@@ -142,6 +152,48 @@ def clipped_surrogate(
       approx_kl=masked_mean(ratio_P - 1 - log_ratio_P, weight_P),
       ratio_max=jnp.max(jnp.where(weight_P != 0, ratio_P, 0)),
   )
+
+
+def truncated_ratio(
+    logp_P: jax.Array, sampler_logp_P: jax.Array, weight_P: jax.Array,
+    cap: float,
+) -> jax.Array:
+  """min(pi / pi_sampler, cap) of each token, a constant; 1 without weight.
+
+  Truncated importance sampling (Ionides 2008), where the sampler's numerics
+  are not the scorer's: the advantages are multiplied by it, and the ratio of
+  the surrogate is of the scorer alone (Yao et al. 2025, "Your Efficient RL
+  Framework Secretly Brings You Off-Policy RL Training").
+  """
+  log_ratio_P = jnp.clip(
+      _used(logp_P - sampler_logp_P, weight_P), -_MAX_LOG_RATIO, _MAX_LOG_RATIO
+  )
+  return jax.lax.stop_gradient(jnp.minimum(jnp.exp(log_ratio_P), cap))
+
+
+def sums_by_turn(
+    value_P: jax.Array, weight_P: jax.Array, index_P: jax.Array,
+    sequence_P: jax.Array, n_turns: int,
+) -> jax.Array:
+  """[2, L]: sums of weight * value, and of weight, over equal turns.
+
+  A turn is a run of neighbouring positions; a stream's turns are counted from
+  0, and the last of `n_turns` takes all that come later. Without NaN, unlike
+  means, and so that those of several batches can be added.
+  """
+  is_used_P = weight_P != 0
+  is_next_P = jnp.pad(
+      (sequence_P[1:] == sequence_P[:-1]) & is_used_P[:-1], (1, 0)
+  )
+  is_first_P = is_used_P & ~(
+      is_next_P & (index_P == jnp.pad(index_P[:-1], (1, 0)) + 1)
+  )
+  count_P = jnp.cumsum(is_first_P)
+  # Turns before the stream's own: the count at its first position, less it.
+  before_P = jax.lax.cummax(jnp.where(is_first_P & ~is_next_P, count_P, 0))
+  turn_P = jnp.clip(count_P - before_P, 0, n_turns - 1)
+  both_Px2 = jnp.stack([_used(value_P, weight_P) * weight_P, weight_P], 1)
+  return jax.ops.segment_sum(both_Px2, turn_P, n_turns).T
 
 
 def k3_kl(logp_P: jax.Array, ref_logp_P: jax.Array) -> jax.Array:

@@ -27,10 +27,13 @@ class Attempt(NamedTuple):
 
 
 class Settings(NamedTuple):
-  """How the policy is decoded."""
+  """How the policy is decoded, and when rows begin anew."""
 
   max_new: int              # tokens of one reply
   temperature: float = 1.0
+  # Rows that must be free before they take the next tasks: all rows wait for a
+  # reset, and some worlds take long for one.
+  refill: int = 1
 
 
 class _Stream:
@@ -71,7 +74,7 @@ def rollout(
     tasks: the same task may stand several times (a group of Eq. 3).
     key: consumed; turn t of task i depends on (key, i, t) alone, not on the
       row, on the others, or on how many rows there are.
-    settings: temperature and limits.
+    settings: see there; the episodes are the same whatever `refill` is.
     source: types.REAL or types.DREAMED, kept on the episodes.
     label: prefix of the episode ids.
     on_step: called with the number of steps just taken, for progress bars.
@@ -122,10 +125,10 @@ def rollout(
         s.pending = prompt.observe(s.state, o.state) + prompt.policy_ask()
         still.add(r)
       s.state = o.state
-    free = [r for r in playing if r not in still]
-    new = range(len(streams), min(len(tasks), len(streams) + len(free)))
     playing = {r: i for r, i in playing.items() if r in still}
-    if new:
+    free = [r for r in range(n_rows) if r not in playing]
+    new = range(len(streams), min(len(tasks), len(streams) + len(free)))
+    if new and (len(free) >= settings.refill or not playing):
       free = free[:len(new)]
       sampler.forget(free)
       streams += begin(world.reset(tasks[new.start:new.stop], free))

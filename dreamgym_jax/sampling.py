@@ -25,6 +25,7 @@ from dreamgym_jax.models import (
     decoding,
     drafting,
     ladders,
+    lora,
     places,
     serving,
     sharding,
@@ -71,10 +72,10 @@ class Sampler:
     is_meshed = sharding.n_batch_shards() > 1
     self._places = places.Places(n_rows, is_meshed)
     self._serve = serving.Serve(cfg)
-    self._row_buckets = _ladder(() if is_meshed else row_buckets, n_rows)
-    self._token_buckets = _ladder(
+    self._row_buckets = ladders.up_to(() if is_meshed else row_buckets, n_rows)
+    self._token_buckets = ladders.up_to(
         token_buckets, min(capacity, max(token_buckets)))
-    self._column_buckets = _ladder(column_buckets, capacity)
+    self._column_buckets = ladders.up_to(column_buckets, capacity)
     self._extend_rows = n_rows if is_meshed else min(_EXTEND_ROWS, n_rows)
     self._n_drafted = n_drafted
     self.n_calls = self.n_read = self.n_written = 0   # tokens: read, written
@@ -123,7 +124,7 @@ class Sampler:
     """Appends inputs[i] to rows[i], then decodes until a stop token.
 
     Args:
-      params: weights of `cfg`.
+      params: weights of `cfg`, with adapters by row if of lora.of_rows.
       rows: distinct indices below n_rows; no other row costs anything.
       inputs: each row's new tokens; may be empty if the row has a stream.
       key: typed, one or one per row; token t of rows[i] depends on (its key,
@@ -184,16 +185,17 @@ class Sampler:
   ) -> None:
     """Appends inputs[i] to rows[i]; equal beginnings are computed once."""
     self._check(rows, inputs, 0)
-    first: dict[tuple[int, ...], int] = {}
-    copies, fresh = [], []
+    first: dict[tuple[bytes, tuple[int, ...]], int] = {}
+    copies, fresh, voice = [], [], lora.voice(params)
     for row, tokens in zip(rows, inputs, strict=True):
       self._undo.pop(row, None)
       tokens = tuple(map(int, tokens))
-      if not self._places.is_own and not self._fill_B[row] and tokens in first:
-        copies.append((first[tokens], row))
+      same = voice(row), tokens
+      if not self._places.is_own and not self._fill_B[row] and same in first:
+        copies.append((first[same], row))
       elif tokens:
         if self._fill_B[row] == 0:
-          first[tokens] = row
+          first[same] = row
         fresh.append((row, tokens))
     self._extend_all(params, fresh)
     self._copy(copies)
@@ -223,7 +225,8 @@ class Sampler:
     if bad:
       raise ValueError(f'rows {bad} are empty or undone: nothing predicts '
                        'their next token')
-    row_R = self._places.index(rows, _bucket(self._row_buckets, len(rows)))
+    R = ladders.bucket(self._row_buckets, len(rows))
+    row_R = self._places.index(rows, R)
     logp = np.asarray(decoding.after(self._serve(
         params), self._device[2], row_R, cfg=self.cfg))[self._places.at(rows)]
     return logp if tokens is None else logp[:, list(tokens)]
@@ -257,7 +260,7 @@ class Sampler:
     """
     def up_to(ladder, bound):
       return ladder if bound is None else [
-          b for b in ladder if b <= _bucket(ladder, bound)]
+          b for b in ladder if b <= ladders.bucket(ladder, bound)]
 
     none = np.zeros(0, np.int32)
     draw = decoding.make_draw(
@@ -316,8 +319,8 @@ class Sampler:
     rows = [r for r, _ in pairs]
     R = self._extend_rows
     T, S = shape or (
-        _bucket(self._token_buckets, max(len(t) for _, t in pairs)),
-        _bucket(self._column_buckets, self._fill_B[rows].max()))
+        ladders.bucket(self._token_buckets, max(len(t) for _, t in pairs)),
+        ladders.bucket(self._column_buckets, self._fill_B[rows].max()))
     tok_RxT, len_R = np.zeros((R, T), np.int32), np.zeros(R, np.int32)
     for i, (row, tokens) in zip(self._places.at(rows), pairs, strict=True):
       tok_RxT[i, :len(tokens)] = tokens
@@ -339,8 +342,7 @@ class Sampler:
     if self._places.is_own or not pairs and not shape:
       return
     source, target = [p[0] for p in pairs], [p[1] for p in pairs]
-    R, S = shape or (_bucket(self._row_buckets, len(pairs)),
-                     _bucket(self._column_buckets, self._fill_B[source].max()))
+    R, S = shape or self._shape_of(source)
     self._device = decoding.copy(
         *self._device, self._places.index(source, R),
         self._places.index(target, R), columns=S)
@@ -354,8 +356,7 @@ class Sampler:
       shape: tuple[int, int] | None = None,
   ) -> list[np.ndarray]:
     """One chunk of `decoding.decode`: tokens, log-probs, watch, lengths."""
-    R, S = shape or (_bucket(self._row_buckets, len(row_A)),
-                     _bucket(self._column_buckets, self._fill_B[row_A].max()))
+    R, S = shape or self._shape_of(row_A)
     begun_R, left_R, key_R, stream_R = (
         self._places.lay(row_A, x, R)
         for x in (begun_A, left_A, draw.key_R, draw.stream_R))
@@ -376,6 +377,11 @@ class Sampler:
     self.n_written += int(out[-1].sum())
     return out
 
+  def _shape_of(self, rows: Sequence[int]) -> tuple[int, int]:
+    """The buckets that hold these rows, and the fullest of them."""
+    return (ladders.bucket(self._row_buckets, len(rows)),
+            ladders.bucket(self._column_buckets, self._fill_B[rows].max()))
+
   def _note(self, row: int, tokens: Sequence[int]) -> None:
     """Keeps what is appended to a row, for drafts to be looked up in."""
     fill = self._fill_B[row]
@@ -388,13 +394,3 @@ class Sampler:
       fill = self._fill_B[row]
       past_RxS[i, S - fill:] = self._tok_BxS[row, :fill]
     return past_RxS
-
-
-def _ladder(buckets: Sequence[int], top: int) -> list[int]:
-  """The buckets below `top`, then `top` itself."""
-  return [b for b in sorted(buckets) if b < top] + [top]
-
-
-def _bucket(ladder: Sequence[int], n: int) -> int:
-  """The smallest bucket that holds n."""
-  return next(b for b in ladder if b >= n)

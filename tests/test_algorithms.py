@@ -45,10 +45,12 @@ def test_rewards_are_the_outcome_less_one_penalty_where_it_was_earned():
   assert p.valid_JxG.tolist() == [[True, True], [True, False]]
 
 
-@pytest.mark.parametrize('name, group', [
-    ('grpo', 2), ('gigpo', 2), ('dpo', 2), ('ppo', 1)])
-def test_every_algorithm_learns_from_attempts(name, group):
+@pytest.mark.parametrize('name, group, n_parts, cap', [
+    ('grpo', 2, 1, 0), ('gigpo', 2, 1, 0), ('dpo', 2, 1, 0), ('ppo', 1, 1, 0),
+    ('grpo', 2, 2, 1.5), ('ppo', 1, 2, 1.5)])
+def test_every_algorithm_learns_from_attempts(name, group, n_parts, cap):
   c = config.defaults()
+  c.rl.accumulate, c.rl.importance_cap = n_parts, float(cap)
   c.rl.algorithm, c.rl.tasks, c.rl.group, c.rl.updates = name, 2, 2, 1
   c.batch.length = LENGTH
   algorithm = algorithms.make(c, CFG)
@@ -60,6 +62,10 @@ def test_every_algorithm_learns_from_attempts(name, group):
         state, some(group), params, {})
   assert metrics['skipped'] == 0 and metrics['grad_norm'] > 0
   assert not np.array_equal(state.params['embed'], params['embed'])
+  if name != 'dpo':     # three turns of sampled tokens at -3.4
+    by_turn = [metrics[f'logp_mismatch/turn_{t}'] for t in range(3)]
+    assert metrics['logp_mismatch'] == pytest.approx(np.mean(by_turn), .5) > 0
+  assert ('importance' in metrics) == bool(cap)
   won, valid = algorithm.groups(some(group))
   # The group of task b has one valid attempt, of two.
   assert (valid.sum(-1) == ([2, 2, 1, 1] if group == 1 else [2, 1])).all()

@@ -64,6 +64,17 @@ def test_errors_name_the_key(key, value):
   assert str(error.value).startswith(key.replace('__', '.'))
 
 
+def test_pairs_take_neither_parts_nor_a_cap():
+  config.validate(changed(rl__accumulate=4, rl__importance_cap=2.0))
+  for key, value in (('accumulate', 2), ('importance_cap', 2.0)):
+    with pytest.raises(config.ConfigError, match="rl.algorithm='dpo'"):
+      config.validate(changed(rl__algorithm='dpo', **{f'rl__{key}': value}))
+  with pytest.raises(config.ConfigError, match=r'rl\.importance_cap=0\.5'):
+    config.validate(changed(rl__importance_cap=0.5))
+  with pytest.raises(config.ConfigError, match=r'rl\.accumulate=0'):
+    config.validate(changed(rl__accumulate=0))
+
+
 def test_one_axis_of_the_mesh_may_be_what_is_left():
   config.validate(changed(mesh__data=-1, mesh__fsdp=2))
   with pytest.raises(config.ConfigError, match='only one axis may be -1'):

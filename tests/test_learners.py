@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dreamgym_jax import advantages, learner
 from dreamgym_jax.data import batches
-from dreamgym_jax.learners import dpo, gigpo, ppo
+from dreamgym_jax.learners import dpo, gigpo, importance, ppo
 from dreamgym_jax.models import transformer
 
 CFG = transformer.ModelConfig(V=16, D=16, N=1, H=2, K=1, d=8, F=32)
@@ -213,6 +213,24 @@ def test_a_broken_critic_update_leaves_the_policy_its_own():
 
 
 # --- GiGPO -----------------------------------------------------------------
+
+
+def test_a_sampler_that_errs_is_put_right_once_by_the_cap():
+  params, (batch,) = init_params(), batches.pack(
+      [learner.make_stream(*x, 1.0) for x in zip(*rollouts(3)[:3], strict=True)
+       ], 2, 40, 64)
+  true_P = np.asarray(learner.make_score(CFG)(params, batch))
+  used = batch.weight_P > 0
+  error_P = np.where(np.arange(len(true_P)) % 2, 0.5, 2.0) * used
+  wrong = batch._replace(logp_P=true_P - error_P.astype(np.float32))
+  right, m = importance.make_correction(CFG, 3.0, n_turns=2)(params, wrong)
+  close(right.logp_P[used], true_P[used])
+  ratio_P = np.minimum(np.exp(error_P), 3.0)     # e^2 = 7.4 is capped
+  close(right.adv_P[used], (batch.adv_P * ratio_P)[used], rtol=1e-5)
+  close(m['importance'], ratio_P[used].mean(), rtol=1e-5)
+  close(m['logp_mismatch'], error_P[used].mean(), rtol=1e-5)
+  close(m['mismatch_2xL'].sum(-1), [error_P.sum(), used.sum()], rtol=1e-5)
+  assert (m['mismatch_2xL'][1] > 0).all()
 
 
 def test_gigpo_streams_by_hand():

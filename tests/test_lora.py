@@ -82,6 +82,40 @@ def test_the_sampler_uses_them_as_the_scorer_does(base):
   np.testing.assert_allclose(turn.logp, logp, atol=1e-5)
 
 
+def test_one_call_serves_rows_of_several_roles(base):
+  """Token for token what each role says in a call of its own."""
+  trees = [lora.join(base, jax.tree.map(
+      lambda x, i=i: .1 * jax.random.normal(jax.random.key(i), x.shape),
+      lora.init(jax.random.key(0), CFG, RANK + i))) for i in range(2)]
+  role_B = np.array([0, 1, 1, 0, 1])
+  prompts = [[1, 2, 3], [4, 5], [1, 2, 3], [6] * 9, [7, 8]]
+
+  def play(params, rows, n_drafted=0):
+    sampler = sampling.Sampler(CFG, 5, 32, row_buckets=(), token_buckets=(16,),
+                               column_buckets=(), n_drafted=n_drafted)
+    said = {r: [] for r in rows}
+    for temperature in (0.0, 1.0):
+      sampler.start(5)
+      for seed in range(2):
+        turns = sampler.turn(
+            params, rows, [[1] if seed else prompts[r] for r in rows],
+            key=jax.random.key(seed), streams=rows, temperature=temperature,
+            max_new=9, stop=[3])
+        for r, turn in zip(rows, turns, strict=True):
+          said[r].append(turn)
+    return said
+
+  stacked = lora.of_rows(lora.stack(trees), role_B)
+  apart = [play(params, range(5)) for params in trees]
+  for mixed in (play(stacked, range(5), n_drafted=2), play(stacked, [4, 2])):
+    for row, turns in mixed.items():
+      for a, b in zip(turns, apart[role_B[row]][row], strict=True):
+        assert a.tokens.tolist() == b.tokens.tolist()
+        np.testing.assert_allclose(a.logp, b.logp, atol=1e-5)
+  assert all(a[0].tokens.tolist() != b[0].tokens.tolist()
+             for a, b in zip(*(x.values() for x in apart), strict=True))
+
+
 def test_split_takes_apart_what_join_put_together(base):
   params = adapted(base)
   frozen, own = lora.split(params)

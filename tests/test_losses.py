@@ -270,3 +270,35 @@ def test_nan_without_weight_reaches_neither_loss_nor_gradient(loss):
   close(got, want)
   close(same, slope)
   assert np.abs(slope[:4]).max() > 0.01 and slope[4] == 0
+
+
+def test_what_a_mean_is_over():
+  weight = jnp.array([1.0, 0.5, 2.0, 0.0])
+  sequence = jnp.array([0, 0, 2, 3])
+  close(losses.n_counted(losses.token_mean, weight, sequence), 3.5)
+  close(losses.n_counted(losses.sequence_mean, weight, sequence), 2.0)
+  close(losses.n_counted(losses.constant_length(9.0), weight, sequence), 2.0)
+
+
+def test_the_truncated_ratio_by_hand():
+  """1.2, capped at 2, 0.5; and whatever stands where there is no weight."""
+  ratio = np.array([1.2, 5.0, 0.5, np.nan])
+  got = losses.truncated_ratio(
+      jnp.log(ratio) - 3.0, jnp.full(4, -3.0), jnp.array([1.0, 1, 1, 0]), 2.0)
+  close(got, [1.2, 2.0, 0.5, 1.0], rtol=1e-5)
+  grad = jax.grad(lambda x: losses.truncated_ratio(
+      x, jnp.zeros(4), jnp.ones(4), 2.0).sum())(jnp.zeros(4))
+  assert not grad.any()
+
+
+def test_sums_by_turn_by_hand():
+  """Stream 0 has turns of 2 and 1 tokens, stream 1 of 1, 1 and 2; padding."""
+  sequence = jnp.array([0, 0, 0, 1, 1, 1, 1, 0, 0])
+  index = jnp.array([3, 4, 7, 8, 11, 20, 21, 0, 0])
+  value = jnp.array([1.0, 2, 3, 4, 5, 6, 7, np.nan, 9])
+  weight = jnp.array([1.0, 1, 1, 1, 1, 1, 2, 0, 0])
+  got = losses.sums_by_turn(value, weight, index, sequence, 4)
+  close(got, [[1 + 2 + 4, 3 + 5, 6 + 14, 0], [3, 2, 3, 0]])
+  # What comes after the last turn that is asked for is of that turn.
+  got = losses.sums_by_turn(value, weight, index, sequence, 2)
+  close(got, [[7, 28], [3, 5]])

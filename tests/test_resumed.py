@@ -61,8 +61,8 @@ def resumed(planted, tmp_path_factory) -> pathlib.Path:
   workdir = tmp_path_factory.mktemp('resumed') / 'run'
   shutil.copytree(planted, workdir)
   code, printed = whole_runs.run_and_end(
-      workdir, workdir / 'dream-1.safetensors', signal.SIGTERM, *learning_flags(),
-      '--config.checkpoint_every=100')
+      workdir, workdir / 'dream-1.safetensors', signal.SIGTERM,
+      *learning_flags(), '--config.checkpoint_every=100')
   assert code == 0 and 'the same command goes on from here' in printed, printed
   assert not (workdir / 'stages' / 'dream.json').exists()
   saved, = (workdir / 'checkpoints' / 'dream').glob('[0-9]*')

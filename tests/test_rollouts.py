@@ -69,10 +69,10 @@ class Fake:
     pass
 
 
-def play(model, sampler, prompt, world, tasks=TASKS, seed=0, **kw):
+def play(model, sampler, prompt, world, tasks=TASKS, seed=0, refill=1, **kw):
   return rollouts.rollout(
-      model[1], sampler, prompt, world, tasks, jax.random.key(seed), SETTINGS,
-      types.REAL, 'e', **kw)
+      model[1], sampler, prompt, world, tasks, jax.random.key(seed),
+      SETTINGS._replace(refill=refill), types.REAL, 'e', **kw)
 
 
 @pytest.fixture(scope='module')
@@ -179,20 +179,22 @@ def side_by_side(model, prompt):
   return play(model, wide, prompt, Fake(LENGTHS), MANY)
 
 
-@pytest.mark.parametrize('rows', [1, 2, 3])
+# The next task begins at the turn after one ended; by hand, of two rows:
+# 0 0 0 0 3 5 5 5 5 5 and 1 2 2 2 4 4 6; or, of three, when two (all) are free.
+@pytest.mark.parametrize('rows, refill, n_turns', [
+    (1, 1, 17), (2, 1, 10), (3, 1, 8), (3, 2, 9), (3, 9, 10)])
 def test_an_episode_does_not_tell_which_row_it_had(
-    model, sampler, prompt, side_by_side, rows):
+    model, sampler, prompt, side_by_side, rows, refill, n_turns):
   world = Fake(LENGTHS)
-  attempts = play(model, sampler, prompt, world, MANY, rows=rows)
+  attempts = play(
+      model, sampler, prompt, world, MANY, rows=rows, refill=refill)
   assert [a.episode for a in attempts] == [a.episode for a in side_by_side]
   for a, b in zip(attempts, side_by_side, strict=True):
     np.testing.assert_array_equal(a.token_T, b.token_T)
     np.testing.assert_array_equal(a.is_written_T, b.is_written_T)
     np.testing.assert_allclose(a.logp_T, b.logp_T, atol=1e-5)
   assert {r for asked, _ in world.asked for r in asked} == set(range(rows))
-  # The next task begins at the turn after one ended: by hand, of two rows
-  # 0 0 0 0 3 5 5 5 5 5 6 and 1 2 2 2 4 4.
-  assert len(world.asked) == {1: 17, 2: 10, 3: 8}[rows]
+  assert len(world.asked) == n_turns
 
 
 class Filling(experience.DreamWorld):

@@ -217,6 +217,27 @@ def test_undo_goes_back_to_before_the_answer(params):
     s.undo([0])
 
 
+def test_a_forgotten_row_serves_another_stream(params, reference):
+  """A used slot says what a fresh one says; its neighbours go on."""
+  s = make()
+  turn(s, params, [0, 1, 2, 3, 4], PROMPTS)
+  s.forget([3])
+  assert s.fill(3) == 0 and s.fits(3, 48) and s.fill(2) > 0
+  with pytest.raises(ValueError, match='row 3 has no answer'):
+    s.undo([3])
+  with pytest.raises(ValueError, match=r'rows \[3\] are empty'):
+    s.logp_after(params, [3])
+  # Row 3 begins stream 1, row 2 takes its second turn, in one call: each with
+  # the key of its own.
+  keys = jax.random.wrap_key_data(np.stack(
+      [jax.random.key_data(jax.random.key(i)) for i in (0, 1)]))
+  got = s.turn(params, [3, 2], [PROMPTS[1], [3, 2]], key=keys, streams=[1, 2],
+               temperature=1.0, max_new=11, stop=STOP)
+  for a, b in zip(got, (reference[1][0], reference[2][1]), strict=True):
+    assert a.tokens.tolist() == b.tokens.tolist()
+    np.testing.assert_allclose(a.logp, b.logp, atol=1e-5)
+
+
 def test_nothing_compiles_after_precompile(params):
   s = make(capacity=32)
   s.precompile(params, n_watch=len(STOP))

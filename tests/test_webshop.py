@@ -68,8 +68,7 @@ def test_family_and_seed_reproduce_the_goal_in_any_batch(world):
 
 
 def test_a_row_begins_anew_and_the_others_go_on():
-  world = webshop.WebShop(small)
-  world.reset([types.Task('shop', 0)] * 2)
+  (world := webshop.WebShop(small)).reset([types.Task('shop', 0)] * 2)
   page = world.step([0, 1], ['fill [1] kettle'] * 2)[0].state
   assert world.reset([types.Task('shop', 1)], [0])[0].initial_state == START
   assert [o.state for o in world.step([0, 1], ['noop'] * 2)] == [START, page]
@@ -396,6 +395,6 @@ def test_the_official_text_of_pages():
 
 def test_closing_twice_is_harmless():
   world, _ = visit('noop')
-  world.close()
-  world.close()
+  for _ in range(2):
+    world.close()
   assert world.reset([types.Task('shop', 0)])

@@ -181,6 +181,8 @@ def make_ppo_step(
     kl_coef: float = 0.0,
     entropy_coef: float = 0.0,
     aggregate: losses.Aggregate = losses.token_mean,
+    n_turns: int = 0,
+    accumulates: bool = False,
 ) -> Callable[..., tuple[PpoState, learner.Metrics]]:
   """One PPO update of policy and critic on a batch of `make_targets`.
 
@@ -193,12 +195,15 @@ def make_ppo_step(
   """
   policy_step = learner.make_update(
       learner.make_policy_loss(
-          model_cfg, clip_low, clip_high, kl_coef, entropy_coef, aggregate
+          model_cfg, clip_low, clip_high, kl_coef, entropy_coef, aggregate,
+          n_turns
       ),
       policy_optimizer,
+      learner.count_of(aggregate) if accumulates else None,
   )
   critic_step = learner.make_update(
-      _make_critic_loss(model_cfg, value_clip), critic_optimizer
+      _make_critic_loss(model_cfg, value_clip), critic_optimizer,
+      (lambda p: jnp.sum(p.value_weight_P)) if accumulates else None,
   )
 
   def ppo_step(state, batch, ref_params=None):

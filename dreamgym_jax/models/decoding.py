@@ -156,7 +156,7 @@ def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw, *,
   """Up to CHUNK tokens of each row that has `left_R` > 0."""
   cache = caches.Cache(k, v, fill_B)
   R, C = begun_R.shape[0], CHUNK
-  weights = transformer.unstack(params, cfg)
+  weights = transformer.of_rows(params, cfg, row_R)
   past = caches.read(cache, row_R, columns)
 
   def body(s):

@@ -81,7 +81,7 @@ def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw,
   cache = caches.Cache(k, v, fill_B)
   R, C, T = begun_R.shape[0], COLUMNS, 1 + n_drafted
   S, W = past_RxS.shape[1], draw.watch_W.shape[0]
-  weights = transformer.unstack(params, cfg)
+  weights = transformer.of_rows(params, cfg, row_R)
   past = caches.read(cache, row_R, columns)
   i_1xT, wide = jnp.arange(T)[None], draw._replace(
       key_R=jnp.repeat(draw.key_R, T, 0), stream_R=jnp.repeat(draw.stream_R, T))

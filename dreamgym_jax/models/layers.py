@@ -21,6 +21,8 @@ _QUERY_BLOCK = 128
 ADAPTED = {'wq': 1, 'wk': 1, 'wv': 1, 'wo': 2, 'gate': 1, 'up': 1, 'down': 1}
 # Over the rank, an adapter's scale: learning rates then suit every rank.
 ALPHA = 32.0
+# Name of the scales, by row, of several adapters side by side (lora.stack).
+SCALES = 'adapter_scales'
 
 
 def rms(x, scale_D, eps):
@@ -66,7 +68,7 @@ def project(w, name, x):
   y = jnp.tensordot(x, w[name], n_in)
   if f'{name}_a' in w:
     a, b = w[f'{name}_a'], w[f'{name}_b']
-    low = jnp.tensordot(x, a, n_in) * (ALPHA / a.shape[-1])
+    low = jnp.tensordot(x, a, n_in) * w.get(SCALES, ALPHA / a.shape[-1])
     y += jnp.tensordot(low, b, 1)
   return y
 

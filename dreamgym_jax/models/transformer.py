@@ -260,13 +260,29 @@ def logp_entropy(
 def unstack(params: Params, cfg: ModelConfig) -> tuple[Params, ...]:
   """The blocks' weights as N dicts; do it once, outside a decode loop.
 
-  As they are if they are such dicts (decoding.serve).
+  As they are if they are such dicts (serving.cast).
   """
   if isinstance(params['blocks'], tuple):
     return params['blocks']
   cast = jax.tree.map(lambda w: w.astype(cfg.dtype), params['blocks'])
   cast |= {n: w for n, w in params['blocks'].items() if n in SCALES}
   return tuple(jax.tree.map(lambda w, i=i: w[i], cast) for i in range(cfg.N))
+
+
+def of_rows(
+    params: Params, cfg: ModelConfig, row_R: jax.Array | None
+) -> tuple[Params, ...]:
+  """`unstack`, for these rows of a cache (None: all of them).
+
+  Where the blocks hold adapters of several roles, each row gets its own
+  (lora.stack).
+  """
+  weights = unstack(params, cfg)
+  if layers.SCALES not in weights[0]:
+    return weights
+  return tuple(
+      w | {layers.SCALES: caches.pick(w[layers.SCALES], row_R)[:, None]}
+      for w in weights)
 
 
 def append(
@@ -324,6 +340,6 @@ def extend(
   S = cache.k_NxBxKxSxd.shape[3] if columns is None else columns
   past = caches.read(cache, row_R, S)
   recent = caches.empty_recent(cfg, *tok_RxT.shape)
-  x, recent = append(params, unstack(params, cfg), past, recent, tok_RxT, 0,
-                     cfg)
+  x, recent = append(params, of_rows(params, cfg, row_R), past, recent,
+                     tok_RxT, 0, cfg)
   return x, caches.write(cache, row_R, recent, len_R)

@@ -4,10 +4,11 @@ An `Algorithm` says how many attempts an iteration needs and what is learned
 from them; where they were made, and what is done around that, is `reinforce`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
@@ -21,8 +22,8 @@ from dreamgym_jax import (
     types,
 )
 from dreamgym_jax.data import batches
-from dreamgym_jax.learners import dpo, gigpo, ppo
-from dreamgym_jax.models import encoder, sharding, transformer
+from dreamgym_jax.learners import dpo, gigpo, importance, ppo
+from dreamgym_jax.models import encoder, lora, sharding, transformer
 from dreamgym_jax.text import states
 
 # What an iteration without an update reports.
@@ -128,13 +129,16 @@ def _by_groups(
   optimizer = _optimizer(c, c.rl.lr)
   step_fn = learner.make_grpo_step(
       cfg, optimizer, c.rl.clip_low, c.rl.clip_high, c.rl.kl_coef,
-      c.rl.entropy_coef, _aggregate(c))
+      c.rl.entropy_coef, _aggregate(c), c.env.max_steps, c.rl.accumulate > 1)
+  correct = _correction(c, cfg)
 
   def update(state, p, reference, frozen):
     data = make_data(p)
+    packed, corrected = correct(
+        lora.join(frozen, state.params), _packed(c, data.streams))
     state, metrics = _steps(
-        step_fn, state, _packed(c, data.streams), reference, frozen)
-    return state, metrics | {
+        step_fn, state, packed, reference, frozen, n_parts=c.rl.accumulate)
+    return state, metrics | corrected | {
         'zero_variance_share': data.zero_variance_share}
 
   return _grouped(c, optimizer, update)
@@ -178,15 +182,21 @@ def _ppo(c, cfg) -> Algorithm:
   targets = ppo.make_targets(cfg, level(c.rl.discount, c.rl.trace))
   step_fn = ppo.make_ppo_step(
       cfg, policy, critic, c.rl.clip_low, c.rl.clip_high, c.rl.value_clip,
-      c.rl.kl_coef, c.rl.entropy_coef, _aggregate(c))
+      c.rl.kl_coef, c.rl.entropy_coef, _aggregate(c), c.env.max_steps,
+      c.rl.accumulate > 1)
+  correct = _correction(c, cfg)
   encode = encoder.make_hash_encoder(c.replay.embedding)
 
   def update(state, p, reference, frozen):
     del frozen    # config.validate: the critic has no adapters
     streams = ppo.ppo_streams(*p.tokens, p.rewards, p.valid_JxG.reshape(-1))
-    packed = [targets(state.critic.params, _on_mesh(b))
-              for b in _packed(c, streams)]
-    return _steps(step_fn, state, ppo.whiten(packed), reference)
+    packed = ppo.whiten([targets(state.critic.params, _on_mesh(b))
+                         for b in _packed(c, streams)])
+    inner, corrected = correct(state.params, [p.batch for p in packed])
+    packed = [p._replace(batch=b) for p, b in zip(packed, inner, strict=True)]
+    state, metrics = _steps(
+        step_fn, state, packed, reference, n_parts=c.rl.accumulate)
+    return state, metrics | corrected
 
   def groups(p):
     tasks = [a.episode.task for a in p.attempts]
@@ -226,7 +236,7 @@ def _packed(
   if not streams:
     return []
   length = c.batch.length
-  rows = shape_rows(streams, length, c.rl.updates)
+  rows = shape_rows(streams, length, c.rl.updates * c.rl.accumulate)
   return batches.pack_evenly(streams, rows, length, rows * length)
 
 
@@ -239,26 +249,64 @@ def shape_rows(
   return 2 ** int(np.ceil(np.log2(rows)))
 
 
+def _correction(c, cfg):
+  """(params, packed) -> (packed, metrics): the sampler's errors put right.
+
+  Nothing is done, and nothing reported, without `rl.importance_cap`.
+  """
+  if not c.rl.importance_cap:
+    return lambda params, packed: (packed, {})
+  one = importance.make_correction(cfg, c.rl.importance_cap, c.env.max_steps)
+
+  def correct(params, packed):
+    both = [one(params, _on_mesh(batch)) for batch in packed]
+    return [batch for batch, _ in both], _combined([m for _, m in both])
+
+  return correct
+
+
+def _in_parts(packed: Sequence, n: int) -> Iterator:
+  """The batches of the steps; with n > 1, so many as parts of one.
+
+  Every group is of n: empty parts fill up those that have fewer.
+  """
+  for group in np.array_split(np.arange(len(packed)), -(-len(packed) // n)):
+    parts = [_on_mesh(packed[i]) for i in group]
+    if n == 1:
+      yield parts[0]
+      continue
+    parts += [jax.tree.map(jnp.zeros_like, parts[0])] * (n - len(parts))
+    yield jax.tree.map(lambda *xs: jnp.stack(xs), *parts)
+
+
 def _on_mesh(batch: types.Params) -> types.Params:
   """By rows over the mesh; how many there are is chosen by what was played."""
   return sharding.shard_batch(sharding.fill_up(batch))
 
 
 def _steps(
-    step_fn, state, packed: Sequence, *weights: types.Params
+    step_fn, state, packed: Sequence, *weights: types.Params, n_parts: int = 1
 ) -> tuple[Any, Metrics]:
-  """One optimiser step on each batch, and the mean of their metrics."""
+  """A step on each n_parts batches, and the mean of the steps' metrics."""
   every = []
-  for batch in packed:
-    state, metrics = step_fn(state, _on_mesh(batch), *weights)
+  for batch in _in_parts(packed, n_parts) if packed else ():
+    state, metrics = step_fn(state, batch, *weights)
     every.append(metrics)
+  return state, _NO_UPDATE | _combined(every)
+
+
+def _combined(every: Sequence[Metrics]) -> Metrics:
+  """The metrics of several batches as one."""
+  every = jax.device_get(list(every))
   if not every:
-    return state, dict(_NO_UPDATE)
-  every = jax.device_get(every)
+    return {}
   combine = {
       'ratio_max': max, 'skipped': sum, 'tokens': sum,
       # Before the first update sampler and scorer must agree.
       'logp_mismatch': lambda values: values[0]}
-  return state, _NO_UPDATE | {
+  gap_L, weight_L = every[0].get('mismatch_2xL', np.zeros((2, 0)))
+  return {
       name: float(combine.get(name, np.mean)([m[name] for m in every]))
-      for name in every[0]}
+      for name in every[0] if name != 'mismatch_2xL'} | {
+          f'logp_mismatch/turn_{t}': float(gap_L[t] / weight_L[t])
+          for t in np.flatnonzero(weight_L)}

@@ -63,7 +63,8 @@ class Cast:
   def player(self) -> judge.Player:
     c = self.run.config
     rows = self._rows
-    return judge.Player(self._sampler(), self.prompt, rows, c.rl.max_new)
+    return judge.Player(
+        self._sampler(), self.prompt, rows, c.rl.max_new, c.env.refill)
 
   @property
   def _rows(self) -> int:

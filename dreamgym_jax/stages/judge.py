@@ -20,6 +20,7 @@ class Player(NamedTuple):
   prompt: prompts.Prompts
   rows: int                 # episodes at once, at most
   max_new: int
+  refill: int = 1           # see rollouts.Settings
 
 
 def play(
@@ -35,7 +36,7 @@ def play(
   The same key and tasks give the policy the same luck in every world, however
   many rows there are.
   """
-  settings = rollouts.Settings(player.max_new, temperature)
+  settings = rollouts.Settings(player.max_new, temperature, player.refill)
   attempts = {}
   for lot in lots(tasks):
     played = rollouts.rollout(
