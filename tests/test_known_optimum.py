@@ -15,7 +15,7 @@ import pytest
 
 from dreamgym_jax import advantages, learner
 from dreamgym_jax.data import batches
-from dreamgym_jax.learners import dpo, gigpo, ppo
+from dreamgym_jax.learners import dpo, gigpo, grpo, ppo
 from dreamgym_jax.models import transformer
 
 CFG = transformer.ModelConfig(V=16, D=16, N=1, H=2, K=1, d=8, F=32)
@@ -124,7 +124,7 @@ def use_grpo(advantage):
   def update(state, played, n):
     tokens, is_action, logp, *_ = zip(*played, strict=True)
     won_JxG = group_rewards(played, n)
-    data = learner.grpo_streams(
+    data = grpo.grpo_streams(
         tokens, is_action, logp, won_JxG, won_JxG, np.ones_like(won_JxG),
         advantage)
     return updated(state, batches.pack_evenly(

@@ -10,6 +10,7 @@ import pytest
 
 from dreamgym_jax import advantages, learner, losses
 from dreamgym_jax.data import batches
+from dreamgym_jax.learners import grpo
 from dreamgym_jax.models import transformer
 
 CFG = transformer.ModelConfig(V=16, D=16, N=1, H=2, K=1, d=8, F=32)
@@ -270,7 +271,7 @@ def test_grpo_streams_by_hand():
   valid[3, 0] = False  # the only win of its group
   reward = success - 0.1 * np.array([[0, 0, 0, 0], [0, 1, 0, 0],
                                      [0, 0, 1, 0], [0, 0, 0, 0]])
-  data = learner.grpo_streams(
+  data = grpo.grpo_streams(
       *make_streams_args(4, 4), reward, success, valid,
       advantage=advantages.centred_advantage,
   )
@@ -295,7 +296,7 @@ def test_grpo_streams_by_hand():
 def test_bonus_is_added_to_the_tokens_of_its_rollout():
   success = np.array([[1, 0], [1, 1]])
   bonus = [np.array([9.0, 0.5, 9.0, -0.5])] * 4
-  data = learner.grpo_streams(
+  data = grpo.grpo_streams(
       *make_streams_args(2, 2), success, success, np.ones((2, 2)),
       advantage=advantages.centred_advantage, bonus=bonus,
   )
@@ -321,13 +322,13 @@ def test_no_advantage_no_gradient_and_nan_in_padding_is_not_seen():
 
 def test_grpo_streams_refuses_other_lengths():
   with pytest.raises(ValueError, match='8 tokens for 3 groups of 4'):
-    learner.grpo_streams(
+    grpo.grpo_streams(
         *make_streams_args(2, 4), *[np.ones((3, 4))] * 3
     )
 
 
 def test_all_tied_gives_no_streams():
   ones = np.ones((2, 4))
-  data = learner.grpo_streams(*make_streams_args(2, 4), ones, ones, ones)
+  data = grpo.grpo_streams(*make_streams_args(2, 4), ones, ones, ones)
   assert data.streams == [] and data.zero_variance_share == 1.0
   assert batches.pack_evenly(data.streams, 2, 8, 8) == []

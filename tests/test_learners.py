@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dreamgym_jax import advantages, learner
 from dreamgym_jax.data import batches
-from dreamgym_jax.learners import dpo, gigpo, importance, ppo
+from dreamgym_jax.learners import dpo, gigpo, grpo, importance, ppo
 from dreamgym_jax.models import transformer
 
 CFG = transformer.ModelConfig(V=16, D=16, N=1, H=2, K=1, d=8, F=32)
@@ -262,11 +262,11 @@ def test_gigpo_without_its_step_term_is_grpo():
   args = rollouts(6)
   success = np.array([[1, 0, 0], [0, 1, 1]])
   rewards = [[0.0, r] for r in success.flat]
-  grpo = learner.grpo_streams(*args, success, success, np.ones((2, 3)))
+  plain = grpo.grpo_streams(*args, success, success, np.ones((2, 3)))
   same = gigpo.gigpo_streams(
       *args, rewards, [['s', i % 2] for i in range(6)], success, success,
       np.ones((2, 3)), step_weight=0.0)
-  for a, b in zip(grpo.streams, same.streams, strict=True):
+  for a, b in zip(plain.streams, same.streams, strict=True):
     jax.tree.map(close, a, b)
 
 

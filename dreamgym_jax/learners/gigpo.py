@@ -10,8 +10,8 @@ from collections.abc import Callable, Hashable, Sequence
 import jax
 import numpy as np
 
-from dreamgym_jax import advantages, learner
-from dreamgym_jax.learners import ppo
+from dreamgym_jax import advantages
+from dreamgym_jax.learners import grpo, ppo
 
 
 def gigpo_streams(
@@ -27,10 +27,10 @@ def gigpo_streams(
     step_weight: float = 1.0,
     advantage: Callable[..., jax.Array] = advantages.group_advantage,
     step_advantage: Callable[..., jax.Array] = advantages.step_advantage,
-) -> learner.GrpoData:
+) -> grpo.GrpoData:
   """Rollouts of J groups of G, as streams with advantages. Host only.
 
-  As `learner.grpo_streams`, with the same rule of who is left out, and
+  As `grpo.grpo_streams`, with the same rule of who is left out, and
 
   Args:
     tokens: J * G arrays [T], row-major.
@@ -81,7 +81,7 @@ def gigpo_streams(
   for turn_T, part_L in zip(turn_of, parts, strict=True):
     # The last entry, 0, is what turn -1 reads.
     bonus.append(step_weight * np.append(part_L, 0)[turn_T])
-  return learner.grpo_streams(
+  return grpo.grpo_streams(
       tokens, is_action, logp, reward_JxG, success_JxG, valid_JxG, advantage,
       bonus,
   )

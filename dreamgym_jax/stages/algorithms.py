@@ -22,7 +22,7 @@ from dreamgym_jax import (
     types,
 )
 from dreamgym_jax.data import batches
-from dreamgym_jax.learners import dpo, gigpo, importance, ppo
+from dreamgym_jax.learners import dpo, gigpo, grpo, importance, ppo
 from dreamgym_jax.models import encoder, lora, sharding, transformer
 from dreamgym_jax.text import states
 
@@ -102,7 +102,7 @@ def make(
 def _grpo(c, cfg) -> Algorithm:
   advantage = {'std': advantages.group_advantage,
                'mean': advantages.centred_advantage}[c.rl.advantage]
-  return _by_groups(c, cfg, lambda p: learner.grpo_streams(
+  return _by_groups(c, cfg, lambda p: grpo.grpo_streams(
       *p.tokens, p.reward_JxG, p.success_JxG, p.valid_JxG, advantage))
 
 
@@ -112,7 +112,7 @@ def _gigpo(c, cfg) -> Algorithm:
       'mean': (advantages.centred_advantage,
                advantages.centred_step_advantage)}[c.rl.advantage]
 
-  def streams(p: Played) -> learner.GrpoData:
+  def streams(p: Played) -> grpo.GrpoData:
     anchors = [[states.body(step.state) for step in a.episode.transitions]
                for a in p.attempts]
     return gigpo.gigpo_streams(
@@ -124,7 +124,7 @@ def _gigpo(c, cfg) -> Algorithm:
 
 
 def _by_groups(
-    c, cfg, make_data: Callable[[Played], learner.GrpoData]
+    c, cfg, make_data: Callable[[Played], grpo.GrpoData]
 ) -> Algorithm:
   optimizer = _optimizer(c, c.rl.lr)
   step_fn = learner.make_grpo_step(
