@@ -1,8 +1,8 @@
 """Optimiser steps: supervised (Eq. 5) and GRPO (Eq. 3), on packed batches.
 
-`learners/` makes GRPO's streams, and PPO, DPO and GiGPO of the same pieces. Of adapted weights
-(lora.split) the state holds the adapters alone, and every step takes the base
-they belong to as `frozen`.
+`learners/` makes GRPO's streams, and PPO, DPO and GiGPO of the same pieces. Of
+adapted weights (lora.split) the state holds the adapters alone, and every step
+takes the base they belong to as `frozen`.
 
 `make_*` functions close over what is static and return one jitted function
 `(TrainState, Batch, ...) -> (TrainState, metrics)`. The state is donated: use
