@@ -8,6 +8,7 @@ measured: all units at once (the time of the slowest) and one after the other
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -214,27 +215,28 @@ def make(c: configs.D) -> str:
   configs.validate(c)
   job, kind = job_of(c), parse_topology(c.plan.topology)[0]
   found = search(job, c.plan.fsdp, c.plan.tensor, c.plan.rows)
-  best, compiled = found[0], None
+  best, fullest = found[0], 'by arithmetic'
   lines = [*_head(c, job), '', 'search (by arithmetic, best first):',
            *map(_row, found[:5]), '']
   if kind in roofline.TPUS and c.plan.compile:
     best, compiled, tried = _first_that_fits(c, job, found)
     best = compiled_times(job, best, compiled)
+    waits = _waiting(job, best.layout)
+    fullest = max(compiled, key=lambda k: compiled[k].total + waits[k])
     lines += [*tried, 'compiled for the chip'
-              + (f' ({_CARRIED})' if len(c.plan.layers) > 1 else '') + ':',
+              + _CARRIED * (len(c.plan.layers) > 1) + ':',
               *(_step(name, s, job, best.layout)
                 for name, s in compiled.items()), '']
-  needed = best.bytes
+  needed, over = best.bytes, best.bytes - job.chip.hbm
   lines += [*_speed(job, best), _scaling(job, best), '']
-  lines.append(f'{needed / _G:.2f} GiB a chip with all that is resident, of '
-               f'{job.chip.hbm / _G:.2f}')
-  over = needed - job.chip.hbm
+  lines.append(f'{needed / _G:.2f} GiB a chip with all that is resident '
+               f'({fullest}), of {job.chip.hbm / _G:.2f}')
   lines.append('fits' if over <= 0 else
                f'does not fit: {over / _G:.2f} GiB a chip too much')
   return '\n'.join(lines)
 
 
-_CARRIED = 'prefill, extend and decode from fewer layers, carried on'
+_CARRIED = ' (prefill, extend and decode from fewer layers, carried on)'
 
 
 def _first_that_fits(
@@ -279,12 +281,15 @@ def _compile_train(c, job, at) -> compiling.Compiled:
 def _compile_sampler(c, job, at) -> dict[str, compiling.Compiled]:
   rows = -(-job.episodes // at.shards) * at.shards
   full = compiling.Sampling(rows, job.capacity, job.capacity, _PIECE)
-  args = job.cfg, c.plan.layers, _target(c, job, at)
+  few, target = c.plan.layers, _target(c, job, at)
+  extend = functools.partial(
+      compiling.carried_on, compiling.extend_step, job.cfg, few, target)
+  # Keys of one or two layers may stay on the chip: those say too little.
+  more = [2 * n for n in few]
   return {
-      'prefill': compiling.carried_on(
-          compiling.extend_step, *args, full._replace(columns=0)),
-      'extend': compiling.carried_on(compiling.extend_step, *args, full),
-      'decode': compiling.carried_on(compiling.decode_step, *args, full)}
+      'prefill': extend(full._replace(columns=0)), 'extend': extend(full),
+      'decode': compiling.carried_on(
+          compiling.decode_step, job.cfg, more, target, full)}
 
 
 def compiled_times(
@@ -368,9 +373,8 @@ def _speed(job: Job, g: Guess) -> list[str]:
 def _scaling(job: Job, g: Guess) -> str:
   """Training on more chips with as many more rows, by the same model.
 
-  A torus grows along all its axes, a grid twice along one and fourfold along
-  the other. As many chips want another layout, searched in the same way; what
-  it takes more by arithmetic is added to what was compiled.
+  A torus grows along all its axes, a grid 2 x 4. The layout is searched again;
+  what it takes more by arithmetic is added to what was compiled.
   """
   factors = {3: (2, 2, 2), 2: (2, 4)}.get(len(job.sides), (_MORE,))
   large = job._replace(

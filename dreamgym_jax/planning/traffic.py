@@ -17,7 +17,7 @@ _FREE = frozenset((
     'opt-barrier'))
 _SLICES = frozenset(('dynamic-slice', 'slice', 'gather'))
 _UPDATES = frozenset(('dynamic-update-slice', 'scatter'))
-_VIEWS = frozenset(('bitcast', 'copy', 'convert'))
+_VIEWS = frozenset(('bitcast', 'copy', 'convert', 'pad', 'reshape'))
 _NUMBER = re.compile(r' parameter\((\d+)\)')
 
 
@@ -49,14 +49,15 @@ def _of(op: program.Op, ops: dict[str, program.Op], parsed) -> float:
     return 2 * sum(read[1:])
   inside = parsed.ops.get(op.calls[0], ()) if (
       op.kind == 'fusion' and op.calls) else ()
-  for i, taken in _partly(inside).items():
+  for i, taken in _partly(inside, parsed).items():
     if i < len(read):
       read[i] = min(read[i], taken)
-  updated = _updated(inside)
-  return sum(read) + (min(wrote, updated) if updated else wrote)
+  return sum(read) + _wrote(op, inside)
 
 
-def _partly(inside: Sequence[program.Op]) -> dict[int, float]:
+def _partly(
+    inside: Sequence[program.Op], parsed: program.Program
+) -> dict[int, float]:
   """Bytes taken of those parameters of a fusion that are not read whole."""
   users: dict[str, list[program.Op]] = {}
   for op in inside:
@@ -70,6 +71,12 @@ def _partly(inside: Sequence[program.Op]) -> dict[int, float]:
         total += sum(program.sizes(user.type))
       elif user.kind in _UPDATES and user.operands[0] == name:
         pass                          # in place
+      elif user.kind == 'fusion':
+        within = _partly(parsed.ops.get(user.calls[0], ()), parsed)
+        more = within.get(user.operands.index(name))
+        if more is None:
+          return None
+        total += more
       elif user.kind in _VIEWS:
         more = taken(user.name)
         if user.is_root or more is None:
@@ -88,13 +95,20 @@ def _partly(inside: Sequence[program.Op]) -> dict[int, float]:
   return found
 
 
-def _updated(inside: Sequence[program.Op]) -> float:
-  """Bytes that a fusion writes into its result in place; 0: all of it."""
-  by_name = {op.name: op for op in inside}
-  root = next((op for op in inside if op.is_root), None)
-  while root and root.kind in _VIEWS:
-    root = by_name.get(root.operands[0])
-  if not root or root.kind not in _UPDATES:
-    return 0.0
-  update = by_name.get(root.operands[-1 if root.kind == 'scatter' else 1])
-  return float(sum(program.sizes(update.type))) if update else 0.0
+def _wrote(op: program.Op, inside: Sequence[program.Op]) -> float:
+  """Bytes of each result of a fusion; of one updated in place, the update."""
+  by_name = {o.name: o for o in inside}
+  root = next((o for o in inside if o.is_root), None)
+  results = [root] if root else []
+  if root and root.kind == 'tuple':
+    results = [by_name.get(name) for name in root.operands]
+  total = 0.0
+  for i, size in enumerate(program.sizes(op.type, True)):
+    at = results[i] if i < len(results) else None
+    while at and at.kind in _VIEWS:
+      at = by_name.get(at.operands[0])
+    if at and at.kind in _UPDATES:
+      update = by_name.get(at.operands[-1 if at.kind == 'scatter' else 1])
+      size = min(size, sum(program.sizes(update.type)) if update else size)
+    total += size
+  return total

@@ -6,12 +6,13 @@ root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." >/dev/null && pwd)"
 python="${PYTHON:-$root/.venv/bin/python}"
 export JAX_PLATFORMS=cpu
 
-# What a plan is of; 8B on 16 chips of 16 GiB plays 32 episodes at once.
+# What a plan is of; 16 chips of 16 GiB play fewer episodes at once than 160.
 plans=(
   'llama-3.2-3b v5p:4x4x4'
   'llama-3.1-8b v5p:4x4x4'
   'qwen2.5-7b v5p:4x4x4'
-  'llama-3.2-3b v5e:4x4'
+  'llama-3.2-3b v5e:4x4 --config.rl.tasks=5 --config.plan.fsdp=2
+    --config.plan.tensor=8 --config.plan.rows=4'
   'llama-3.1-8b v5e:4x4 --config.rl.tasks=4'
   'llama-3.2-3b v6e:4x4'
   'llama-3.1-8b v6e:4x4'
@@ -19,16 +20,15 @@ plans=(
 
 cd "$root"
 for plan in "${plans[@]}"; do
-  read -r model topology more <<<"$plan"
+  read -r -d '' -a more <<<"$plan" || true
+  model="${more[0]}" topology="${more[1]}"
   name="$model.${topology/:/-}"
   if (($#)) && [[ " $* " != *" $name "* ]]; then
     continue
   fi
   flags=("--config=configs/paper.py:$model"
     "--config.plan.topology=$topology" '--config.plan.layers=(1,2)')
-  if [[ -n "$more" ]]; then
-    flags+=("$more")
-  fi
+  flags+=("${more[@]:2}")
   {
     printf '$ python -m dreamgym_jax.main --mode=plan'
     printf " '%s'" "${flags[@]}"
