@@ -7,17 +7,15 @@
     [5] button: take
 
 One is asked to buy a drink: choose it, insert its price, take it. `take` ends
-the episode, which is won if what was asked for is chosen and paid to the coin;
-the machine gives no change. The slot holds three coins.
+the episode, which is won if the right drink is chosen and paid to the coin; the
+machine gives no change. The slot holds two coins. vending-3 has three drinks.
 
-The family vending-3 has three drinks. A config names this environment by
-name='vending:DOMAIN', where this file's directory is on PYTHONPATH, or by
-name='colabs.vending:DOMAIN' from a checkout.
+A config names it by name='vending:DOMAIN', where this file's directory is on
+PYTHONPATH, or by name='colabs.vending:DOMAIN' from a checkout.
 """
 
 import dataclasses
 import functools
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,14 +23,12 @@ import numpy as np
 from dreamgym_jax import types
 from dreamgym_jax.envs import behaviours, checks, goals
 from dreamgym_jax.stages import domains
-from dreamgym_jax.text import actions, states
+from dreamgym_jax.text import actions, prompts, states
 
 DRINKS = ('tea', 'cola', 'milk', 'soup', 'cocoa', 'water', 'juice', 'coffee',
           'mate', 'cider', 'tonic', 'latte', 'malt', 'soda', 'punch', 'broth')
-SLOT = 3                          # coins it holds, and the highest price
-INSERT, TAKE = 'insert coin', 'take'
-_FAMILY = re.compile(r'vending-([2-9])')
-_ASKED = re.compile(r'Buy (\w+)\.')
+SLOT = 2                          # coins it holds, and the highest price
+_N_DRINKS = {f'vending-{n}': n for n in range(2, 10)}
 
 
 # -- the world: what really happens --------------------------------------------
@@ -51,27 +47,24 @@ class _Machine:
 
   @property
   def page(self) -> str:
-    lines = [f'radio: {drink} for {price}'
-             + ' checked' * (drink == self.chosen)
+    lines = [f'radio: {drink} for {price}{" checked" * (drink == self.chosen)}'
              for drink, price in self.prices.items()]
-    lines += [f'status: coins = {self.coins}', f'button: {INSERT}',
-              f'button: {TAKE}']
+    lines += [f'status: coins = {self.coins}', 'button: insert coin',
+              'button: take']
     return '\n'.join(f'[{i}] {line}' for i, line in enumerate(lines, 1))
 
   def do(self, action: actions.Action) -> bool | None:
-    """Whether it is won, where that ends it; ActionError where it cannot be."""
-    *drinks, display, insert, take = range(1, len(self.prices) + 4)
-    if action.verb == 'noop':
-      return None
-    if action.verb == 'click' and action.element in drinks:
-      self.chosen = list(self.prices)[action.element - 1]
-    elif (action.verb == 'click' and action.element == insert
-          and self.coins < SLOT):
+    """Whether it is won, once over; ActionError for what cannot be done."""
+    *drinks, _, insert, take = range(1, len(self.prices) + 4)
+    clicked = action.element if action.verb == 'click' else 0
+    if clicked in drinks:
+      self.chosen = list(self.prices)[clicked - 1]
+    elif clicked == insert and self.coins < SLOT:
       self.coins += 1
-    elif action.verb == 'click' and action.element == take:
+    elif clicked == take:
       return (self.chosen == self.wanted
               and self.coins == self.prices[self.wanted])
-    else:
+    elif action.verb != 'noop':
       raise actions.ActionError(f'{action} cannot be done here')
     return None
 
@@ -80,8 +73,7 @@ class Vending:
   """A `types.World` of vending machines; the seed says which."""
 
   def __init__(self, max_steps: int):
-    self._max_steps = max_steps
-    self._rows: list[_Machine] = []
+    self._max_steps, self._rows = max_steps, []
 
   def reset(self, tasks: Sequence[types.Task]) -> list[types.Task]:
     """Row i starts on tasks[i]; raises EnvError for a task it has not."""
@@ -116,15 +108,14 @@ class Vending:
 
 
 def _make(task: types.Task) -> _Machine:
-  match = _FAMILY.fullmatch(task.family)
-  if not match or task.source != types.REAL:
+  n = _N_DRINKS.get(task.family)
+  if not n or task.source != types.REAL:
     raise checks.EnvError(f'{task.task_id}: no vending machine of this kind')
-  n = int(match[1])
   rng = np.random.default_rng((task.seed, n))
-  names = [DRINKS[i] for i in rng.permutation(len(DRINKS))[:n]]
-  prices = rng.integers(1, SLOT + 1, n)
-  return _Machine(dict(zip(names, map(int, prices), strict=True)),
-                  names[rng.integers(n)])
+  drinks = rng.permutation(DRINKS)[:n].tolist()
+  prices = rng.integers(1, SLOT + 1, n).tolist()
+  return _Machine(dict(zip(drinks, prices, strict=True)),
+                  drinks[rng.integers(n)])
 
 
 # -- what is known of it, from text alone --------------------------------------
@@ -132,49 +123,45 @@ def _make(task: types.Task) -> _Machine:
 
 def advise(task: types.Task, state: str) -> tuple[str, str]:
   """(thought, action) of an expert; no coin that is too many can be mended."""
-  wanted, elements = _wanted(task), states.parse(state)
-  *drinks, display, insert, take = elements
-  target = next(e for e in drinks if _drink(e) == wanted)
+  target, display, insert, take = _read(task, state)
   if not target.is_checked:
     return f'need {target.label}', f'click [{target.id}]'
-  if int(display.value) < _price(target):
-    return (f'need {_price(target)} have {display.value} {insert.label}',
+  price = _offer(target)[1]
+  if int(display.value) < price:
+    return (f'need {price} have {display.value} {insert.label}',
             f'click [{insert.id}]')
   return f'finish {take.label}', f'click [{take.id}]'
 
 
 def rehearse(task: types.Task) -> behaviours.Course:
   """The course of near misses: what an expert does, without looking again."""
-  *drinks, _, insert, take = states.parse(task.initial_state)
-  target = next(e for e in drinks if _drink(e) == _wanted(task))
+  target, _, insert, take = _read(task, task.initial_state)
   script = [f'click [{i}]' for i in (
-      target.id, *[insert.id] * _price(target), take.id)]
+      target.id, *[insert.id] * _offer(target)[1], take.id)]
   return behaviours.Course(
       len(script), lambda t, state: ''.join(script[t:t + 1]))
 
 
 def annotate(task: types.Task, step: types.Transition) -> str:
   """R*: why the true transition is what it is; '' where the rules differ."""
-  elements = states.parse(step.state)
-  *drinks, display, _, _ = elements
+  *drinks, display, _, _ = elements = states.parse(step.state)
   chosen = next((e for e in drinks if e.is_checked), None)
   if step.next_state == states.OVER:
-    items = [('', _wanted(task), _drink(chosen) if chosen else goals.NONE)]
+    drink, price = _offer(chosen) if chosen else (goals.NONE, 0)
+    items = [('', _wanted(task), drink)]
     if chosen:
-      items.append(('coins', str(_price(chosen)), display.value))
+      items.append(('coins', str(price), display.value))
     is_won = all(want == have for _, want, have in items)
     return goals.verdict(items) if is_won == (step.reward > 0) else ''
-  try:
-    action = actions.parse(step.action)
-  except actions.ActionError:
-    return actions.NO_ELEMENT
+  if not prompts.is_wellformed(step.action):
+    return 'malformed action'
+  action = actions.parse(step.action)
   target = next((e for e in elements if e.id == action.element), None)
+  if step.is_invalid and target is None:
+    return actions.NO_ELEMENT
   if step.is_invalid:
-    if target is None:
-      return actions.NO_ELEMENT
-    is_full = action.verb == 'click' and target.name == INSERT
-    return 'slot is full' if is_full else (
-        f'{target.role} takes no {action.verb}')
+    is_full = action.verb == 'click' and target.role == 'button'
+    return 'full' if is_full else f'{target.role} takes no {action.verb}'
   if target is None or target == chosen:
     return 'nothing changes'
   return 'turns on' if target.role == 'radio' else f'{display.value} and one'
@@ -183,32 +170,31 @@ def annotate(task: types.Task, step: types.Transition) -> str:
 def accepts(task: types.Task) -> bool:
   """Whether a machine could have set the task: it has the drink, once."""
   try:
-    *drinks, display, _, _ = states.parse(task.initial_state)
-    offered = [_drink(e) for e in drinks]
-    return (offered.count(_wanted(task)) == 1 and display.value == '0'
-            and all(1 <= _price(e) <= SLOT for e in drinks))
-  except (goals.GoalError, states.StateError, ValueError):
+    target, display, *_ = _read(task, task.initial_state)
+    return display.value == '0' and 1 <= _offer(target)[1] <= SLOT
+  except ValueError:            # of the page, the instruction or the price
     return False
 
 
+def _read(task: types.Task, state: str) -> list[states.Element]:
+  """What is wanted, the display, the slot and the flap."""
+  *drinks, display, insert, take = states.parse(state)
+  [target] = [e for e in drinks if _offer(e)[0] == _wanted(task)]
+  return [target, display, insert, take]
+
+
 def _wanted(task: types.Task) -> str:
-  match = _ASKED.fullmatch(task.instruction)
-  if not match:
-    raise goals.InstructionError(f'cannot read {task.instruction[:80]!r}')
-  return match[1]
+  return task.instruction.removeprefix('Buy ').removesuffix('.')
 
 
-def _drink(radio: states.Element) -> str:
-  return radio.name.partition(' for ')[0]
-
-
-def _price(radio: states.Element) -> int:
-  return int(radio.name.partition(' for ')[2])
+def _offer(radio: states.Element) -> tuple[str, int]:
+  """(drink, price)."""
+  drink, _, price = radio.name.partition(' for ')
+  return drink, int(price)
 
 
 DOMAIN = domains.Domain(
-    title='the vending machine', shipped='vending',
-    dataset='dreamgym_vending',
+    title='the vending machine', shipped='vending', dataset='vending',
     world=lambda c: functools.partial(Vending, c.env.max_steps),
     advise=advise, rehearse=rehearse, accepts=accepts, annotate=annotate,
     is_determined=domains.always)
