@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from colabs import vending
-from dreamgym_jax import collect, config, types
+from dreamgym_jax import collect, config, corpus, train, types
+from dreamgym_jax.data import trajectories
 from dreamgym_jax.envs import behaviours, checks
+from dreamgym_jax.stages import run as runs
 from dreamgym_jax.text import actions, states
 
 FAMILIES = ('vending-2', 'vending-3', 'vending-4')
@@ -162,6 +164,18 @@ def test_what_a_machine_could_have_set_is_accepted():
                   {'initial_state': PAGE.replace('= 0', '= 1')},
                   {'initial_state': '[1] button: take'}):
     assert not vending.accepts(dataclasses.replace(task, **changes)), changes
+
+
+def test_a_run_that_names_it_collects_its_episodes(tmp_path):
+  c = config.defaults()
+  c.name, c.shipped = 'colabs.vending:DOMAIN', ''
+  c.experience.init = c.warmup.init = 'base'
+  c.env.families, c.env.held_out_families = ('vending-2',), ('vending-3',)
+  c.env.max_steps, c.collect.pages = 6, 5
+  train.main('run', c, tmp_path, '', '', until='collect')
+  episodes = trajectories.read_jsonl(tmp_path / runs.OFFLINE)
+  assert len(episodes) == 5 * len(c.collect.behaviours)
+  assert all(map(corpus.is_usable, episodes))
 
 
 def test_worlds_are_made_in_worker_processes_too():
