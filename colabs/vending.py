@@ -1,14 +1,14 @@
 """A vending machine in text: an environment from outside the package.
 
-    [1] radio: tea for 2
-    [2] radio: cola for 1
-    [3] status: coins = 0
+    [1] radio: 2-coin tea
+    [2] radio: 1-coin cola checked
+    [3] status: to pay = 1
     [4] button: insert coin
     [5] button: take
 
-One is asked to buy a drink: choose it, insert its price, take it. `take` ends
-the episode, which is won if the right drink is chosen and paid to the coin; the
-machine gives no change. The slot holds two coins. vending-3 has three drinks.
+One is asked to buy a drink: choose it, insert coins until all is paid, take it.
+`take` ends the episode, which is won if the right drink is chosen and paid. To
+choose again gives the coins back. The family vending-3 has three drinks.
 
 A config names it by name='vending:DOMAIN', where this file's directory is on
 PYTHONPATH, or by name='colabs.vending:DOMAIN' from a checkout.
@@ -27,7 +27,7 @@ from dreamgym_jax.text import actions, prompts, states
 
 DRINKS = ('tea', 'cola', 'milk', 'soup', 'cocoa', 'water', 'juice', 'coffee',
           'mate', 'cider', 'tonic', 'latte', 'malt', 'soda', 'punch', 'broth')
-SLOT = 2                          # coins it holds, and the highest price
+HIGHEST_PRICE = 2                 # coins
 _N_DRINKS = {f'vending-{n}': n for n in range(2, 10)}
 
 
@@ -41,15 +41,15 @@ class _Machine:
   prices: dict[str, int]          # of its drinks, in the order of the page
   wanted: str
   chosen: str = ''
-  coins: int = 0
+  to_pay: int = 0
   steps: int = 0
   is_over: bool = False
 
   @property
   def page(self) -> str:
-    lines = [f'radio: {drink} for {price}{" checked" * (drink == self.chosen)}'
+    lines = [f'radio: {price}-coin {drink}{" checked" * (drink == self.chosen)}'
              for drink, price in self.prices.items()]
-    lines += [f'status: coins = {self.coins}', 'button: insert coin',
+    lines += [f'status: to pay = {self.to_pay}', 'button: insert coin',
               'button: take']
     return '\n'.join(f'[{i}] {line}' for i, line in enumerate(lines, 1))
 
@@ -58,12 +58,11 @@ class _Machine:
     *drinks, _, insert, take = range(1, len(self.prices) + 4)
     clicked = action.element if action.verb == 'click' else 0
     if clicked in drinks:
-      self.chosen = list(self.prices)[clicked - 1]
-    elif clicked == insert and self.coins < SLOT:
-      self.coins += 1
+      self.chosen, self.to_pay = list(self.prices.items())[clicked - 1]
+    elif clicked == insert and self.to_pay:
+      self.to_pay -= 1
     elif clicked == take:
-      return (self.chosen == self.wanted
-              and self.coins == self.prices[self.wanted])
+      return self.chosen == self.wanted and not self.to_pay
     elif action.verb != 'noop':
       raise actions.ActionError(f'{action} cannot be done here')
     return None
@@ -113,7 +112,7 @@ def _make(task: types.Task) -> _Machine:
     raise checks.EnvError(f'{task.task_id}: no vending machine of this kind')
   rng = np.random.default_rng((task.seed, n))
   drinks = rng.permutation(DRINKS)[:n].tolist()
-  prices = rng.integers(1, SLOT + 1, n).tolist()
+  prices = rng.integers(1, HIGHEST_PRICE + 1, n).tolist()
   return _Machine(dict(zip(drinks, prices, strict=True)),
                   drinks[rng.integers(n)])
 
@@ -122,22 +121,20 @@ def _make(task: types.Task) -> _Machine:
 
 
 def advise(task: types.Task, state: str) -> tuple[str, str]:
-  """(thought, action) of an expert; no coin that is too many can be mended."""
+  """(thought, action) of an expert, who looks at the page before each step."""
   target, display, insert, take = _read(task, state)
   if not target.is_checked:
-    return f'need {target.label}', f'click [{target.id}]'
-  price = _offer(target)[1]
-  if int(display.value) < price:
-    return (f'need {price} have {display.value} {insert.label}',
-            f'click [{insert.id}]')
+    return f'need {_wanted(task)} [{target.id}]', f'click [{target.id}]'
+  if display.value != '0':
+    return f'{display.value} to pay {insert.label}', f'click [{insert.id}]'
   return f'finish {take.label}', f'click [{take.id}]'
 
 
 def rehearse(task: types.Task) -> behaviours.Course:
   """The course of near misses: what an expert does, without looking again."""
   target, _, insert, take = _read(task, task.initial_state)
-  script = [f'click [{i}]' for i in (
-      target.id, *[insert.id] * _offer(target)[1], take.id)]
+  script = [f'click [{e.id}]' for e in (
+      target, *[insert] * _offer(target)[0], take)]
   return behaviours.Course(
       len(script), lambda t, state: ''.join(script[t:t + 1]))
 
@@ -145,12 +142,10 @@ def rehearse(task: types.Task) -> behaviours.Course:
 def annotate(task: types.Task, step: types.Transition) -> str:
   """R*: why the true transition is what it is; '' where the rules differ."""
   *drinks, display, _, _ = elements = states.parse(step.state)
-  chosen = next((e for e in drinks if e.is_checked), None)
   if step.next_state == states.OVER:
-    drink, price = _offer(chosen) if chosen else (goals.NONE, 0)
-    items = [('', _wanted(task), drink)]
-    if chosen:
-      items.append(('coins', str(price), display.value))
+    chosen = [_offer(e)[1] for e in drinks if e.is_checked]
+    items = [('', _wanted(task), *(chosen or [goals.NONE])),
+             ('pay', '0', display.value)]
     is_won = all(want == have for _, want, have in items)
     return goals.verdict(items) if is_won == (step.reward > 0) else ''
   if not prompts.is_wellformed(step.action):
@@ -160,26 +155,26 @@ def annotate(task: types.Task, step: types.Transition) -> str:
   if step.is_invalid and target is None:
     return actions.NO_ELEMENT
   if step.is_invalid:
-    is_full = action.verb == 'click' and target.role == 'button'
-    return 'full' if is_full else f'{target.role} takes no {action.verb}'
-  if target is None or target == chosen:
+    is_paid = action.verb == 'click' and target.role == 'button'
+    return 'all paid' if is_paid else f'{target.role} takes no {action.verb}'
+  if step.next_state == states.body(step.state):
     return 'nothing changes'
-  return 'turns on' if target.role == 'radio' else f'{display.value} and one'
+  return f'costs {_offer(target)[0]}' if target in drinks else 'one less'
 
 
 def accepts(task: types.Task) -> bool:
   """Whether a machine could have set the task: it has the drink, once."""
   try:
     target, display, *_ = _read(task, task.initial_state)
-    return display.value == '0' and 1 <= _offer(target)[1] <= SLOT
+    return display.value == '0' and 1 <= _offer(target)[0] <= HIGHEST_PRICE
   except ValueError:            # of the page, the instruction or the price
     return False
 
 
 def _read(task: types.Task, state: str) -> list[states.Element]:
-  """What is wanted, the display, the slot and the flap."""
+  """The drink that is wanted, the display and the two buttons."""
   *drinks, display, insert, take = states.parse(state)
-  [target] = [e for e in drinks if _offer(e)[0] == _wanted(task)]
+  [target] = [e for e in drinks if _offer(e)[1] == _wanted(task)]
   return [target, display, insert, take]
 
 
@@ -187,10 +182,10 @@ def _wanted(task: types.Task) -> str:
   return task.instruction.removeprefix('Buy ').removesuffix('.')
 
 
-def _offer(radio: states.Element) -> tuple[str, int]:
-  """(drink, price)."""
-  drink, _, price = radio.name.partition(' for ')
-  return drink, int(price)
+def _offer(radio: states.Element) -> tuple[int, str]:
+  """(price, drink)."""
+  price, _, drink = radio.name.partition('-coin ')
+  return int(price), drink
 
 
 DOMAIN = domains.Domain(

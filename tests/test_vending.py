@@ -16,8 +16,8 @@ from dreamgym_jax.text import actions, states
 
 FAMILIES = ('vending-2', 'vending-3', 'vending-4')
 TASKS = [types.Task(f, s) for f in FAMILIES for s in range(30)]
-PAGE = ('[1] radio: tea for 2\n[2] radio: cola for 1\n'
-        '[3] status: coins = 0\n[4] button: insert coin\n[5] button: take')
+PAGE = ('[1] radio: 2-coin tea\n[2] radio: 1-coin cola\n'
+        '[3] status: to pay = 0\n[4] button: insert coin\n[5] button: take')
 
 
 def machine(wanted='tea'):
@@ -42,9 +42,9 @@ def test_a_drink_is_chosen_paid_and_taken():
   assert world._rows[0].page == PAGE
   *seen, last = play(
       world, 'click [1]', 'click [4]', 'click [4]', 'click [5]')
-  tea = PAGE.replace('tea for 2', 'tea for 2 checked')
+  tea = PAGE.replace('tea', 'tea checked')
   assert [o.state for o in seen] == [
-      tea, tea.replace('= 0', '= 1'), tea.replace('= 0', '= 2')]
+      tea.replace('= 0', '= 2'), tea.replace('= 0', '= 1'), tea]
   assert last == types.Observation(states.OVER, 1.0, True)
 
 
@@ -52,7 +52,7 @@ def test_a_drink_is_chosen_paid_and_taken():
     'click [5]',                                                 # nothing
     'click [1] click [4] click [5]',                             # a coin short
     'click [2] click [4] click [5]',                             # the other one
-    'click [4] click [4] click [2] click [5]',                   # and too much
+    'click [1] click [4] click [1] click [4] click [5]',         # given back
 ])
 def test_anything_else_is_lost(written):
   written = written.replace('] ', ']|').split('|')
@@ -62,23 +62,25 @@ def test_anything_else_is_lost(written):
 
 def test_a_choice_can_be_changed_until_it_is_taken():
   seen = play(machine('cola'), 'click [1]', 'click [4]', 'click [2]',
-              'click [5]')
-  assert 'tea for 2\n[2] radio: cola for 1 checked' in seen[2].state
-  assert seen[3].reward == 1.0
+              'click [4]', 'click [5]')
+  cola = PAGE.replace('cola', 'cola checked')
+  assert [o.state for o in seen[2:4]] == [cola.replace('= 0', '= 1'), cola]
+  assert seen[4].reward == 1.0
 
 
 @pytest.mark.parametrize('action', [
-    'click [6]', 'click [3]', 'fill [3] 2', 'hover [1]', 'press [5] Enter',
+    'click [6]', 'click [3]', 'click [4]', 'fill [3] 2', 'hover [1]', 'press [5] Enter',
     'goto http://x', 'open [1]', 'click', ''])
 def test_what_cannot_be_done_is_an_invalid_observation(action):
   [seen] = play(machine(), action)
   assert seen == types.Observation(states.invalid(PAGE), is_invalid=True)
 
 
-def test_the_slot_holds_two_coins():
-  *_, second, third = play(machine(), 'click [4]', 'click [4]', 'click [4]')
+def test_no_coin_is_taken_once_all_is_paid():
+  *_, second, third = play(machine(), *['click [1]'] + ['click [4]'] * 3)
   assert not second.is_invalid
-  assert third.is_invalid and '= 2' in third.state
+  assert third == types.Observation(
+      states.invalid(second.state), is_invalid=True)
 
 
 def test_episodes_end_after_so_many_steps():
@@ -114,7 +116,7 @@ def test_experts_win_in_as_few_steps_as_it_takes():
     first = episode.transitions[0]
     [wanted] = [e for e in states.parse(first.next_state) if e.is_checked]
     assert episode.success
-    assert len(episode.transitions) == 2 + int(wanted.name[-1])
+    assert len(episode.transitions) == 2 + int(wanted.name[0])
     assert first.thought and not any(s.is_invalid for s in episode.transitions)
 
 
@@ -132,21 +134,28 @@ def test_reasons_agree_with_the_world_on_every_true_transition():
     other = dataclasses.replace(step, reward=1 - step.reward)
     assert vending.annotate(task, other) == ''
   # Enough of everything goes wrong to learn from.
-  assert {'full', actions.NO_ELEMENT, 'nothing changes'} <= {
+  assert {'all paid', actions.NO_ELEMENT, 'nothing changes'} <= {
       s.reasoning for _, s in steps}
 
 
 @pytest.mark.parametrize('action, reason', [
-    ('click [1]', 'turns on'), ('click [4]', '0 and one'),
+    ('click [1]', 'costs 2'), ('click [4]', 'all paid'),
+    ('noop', 'nothing changes'),
     ('click [9]', actions.NO_ELEMENT), ('hover [1]', 'radio takes no hover'),
     ('buy', 'malformed action'),
-    ('click [5]', 'need tea have none no')])
+    ('click [5]', 'need tea have none no ; pay need 0 have 0 yes')])
 def test_reasons_in_words(action, reason):
   [seen] = play(machine(), action)
   step = types.Transition(PAGE, action, seen.state, seen.reward, seen.done,
                           seen.is_invalid)
   task = types.Task('vending-2', 0, 'Buy tea.', PAGE)
   assert vending.annotate(task, step) == reason
+
+
+def test_the_reason_of_a_coin():
+  chosen, paid = play(machine(), 'click [1]', 'click [4]')
+  step = types.Transition(chosen.state, 'click [4]', paid.state, 0.0, False)
+  assert vending.annotate(types.Task('vending-2', 0), step) == 'one less'
 
 
 def test_a_near_miss_does_not_look_again():
@@ -160,7 +169,7 @@ def test_what_a_machine_could_have_set_is_accepted():
   assert vending.accepts(task)
   for changes in ({'instruction': 'Buy milk.'}, {'instruction': 'Tea, please'},
                   {'initial_state': PAGE.replace('cola', 'tea')},
-                  {'initial_state': PAGE.replace('for 2', 'for 9')},
+                  {'initial_state': PAGE.replace('2-coin', '9-coin')},
                   {'initial_state': PAGE.replace('= 0', '= 1')},
                   {'initial_state': '[1] button: take'}):
     assert not vending.accepts(dataclasses.replace(task, **changes)), changes
