@@ -1,14 +1,14 @@
 """A vending machine in text: an environment from outside the package.
 
-    [1] radio: 2-coin tea
-    [2] radio: 1-coin cola checked
+    [1] radio: tea
+    [2] radio: cola checked
     [3] status: to pay = 1
     [4] button: insert coin
     [5] button: take
 
 One is asked to buy a drink: choose it, insert coins until all is paid, take it.
-`take` ends the episode, which is won if the right drink is chosen and paid. To
-choose again gives the coins back. The family vending-3 has three drinks.
+`take` ends the episode, which is won if the right drink is chosen and paid. All
+drinks of a machine cost the same. The family vending-3 has three of them.
 
 A config names it by name='vending:DOMAIN', where this file's directory is on
 PYTHONPATH, or by name='colabs.vending:DOMAIN' from a checkout.
@@ -27,7 +27,7 @@ from dreamgym_jax.text import actions, prompts, states
 
 DRINKS = ('tea', 'cola', 'milk', 'soup', 'cocoa', 'water', 'juice', 'coffee',
           'mate', 'cider', 'tonic', 'latte', 'malt', 'soda', 'punch', 'broth')
-HIGHEST_PRICE = 2                 # coins
+PRICES = ('1', '2')               # coins
 _N_DRINKS = {f'vending-{n}': n for n in range(2, 10)}
 
 
@@ -38,27 +38,27 @@ _N_DRINKS = {f'vending-{n}': n for n in range(2, 10)}
 class _Machine:
   """One machine and who stands before it."""
 
-  prices: dict[str, int]          # of its drinks, in the order of the page
+  drinks: list[str]
   wanted: str
+  to_pay: int
   chosen: str = ''
-  to_pay: int = 0
   steps: int = 0
   is_over: bool = False
 
   @property
   def page(self) -> str:
-    lines = [f'radio: {price}-coin {drink}{" checked" * (drink == self.chosen)}'
-             for drink, price in self.prices.items()]
+    lines = [f'radio: {drink}{" checked" * (drink == self.chosen)}'
+             for drink in self.drinks]
     lines += [f'status: to pay = {self.to_pay}', 'button: insert coin',
               'button: take']
     return '\n'.join(f'[{i}] {line}' for i, line in enumerate(lines, 1))
 
   def do(self, action: actions.Action) -> bool | None:
     """Whether it is won, once over; ActionError for what cannot be done."""
-    *drinks, _, insert, take = range(1, len(self.prices) + 4)
+    *drinks, _, insert, take = range(1, len(self.drinks) + 4)
     clicked = action.element if action.verb == 'click' else 0
     if clicked in drinks:
-      self.chosen, self.to_pay = list(self.prices.items())[clicked - 1]
+      self.chosen = self.drinks[clicked - 1]
     elif clicked == insert and self.to_pay:
       self.to_pay -= 1
     elif clicked == take:
@@ -112,9 +112,7 @@ def _make(task: types.Task) -> _Machine:
     raise checks.EnvError(f'{task.task_id}: no vending machine of this kind')
   rng = np.random.default_rng((task.seed, n))
   drinks = rng.permutation(DRINKS)[:n].tolist()
-  prices = rng.integers(1, HIGHEST_PRICE + 1, n).tolist()
-  return _Machine(dict(zip(drinks, prices, strict=True)),
-                  drinks[rng.integers(n)])
+  return _Machine(drinks, drinks[rng.integers(n)], int(rng.choice(PRICES)))
 
 
 # -- what is known of it, from text alone --------------------------------------
@@ -132,9 +130,9 @@ def advise(task: types.Task, state: str) -> tuple[str, str]:
 
 def rehearse(task: types.Task) -> behaviours.Course:
   """The course of near misses: what an expert does, without looking again."""
-  target, _, insert, take = _read(task, task.initial_state)
+  target, display, insert, take = _read(task, task.initial_state)
   script = [f'click [{e.id}]' for e in (
-      target, *[insert] * _offer(target)[0], take)]
+      target, *[insert] * int(display.value), take)]
   return behaviours.Course(
       len(script), lambda t, state: ''.join(script[t:t + 1]))
 
@@ -143,7 +141,7 @@ def annotate(task: types.Task, step: types.Transition) -> str:
   """R*: why the true transition is what it is; '' where the rules differ."""
   *drinks, display, _, _ = elements = states.parse(step.state)
   if step.next_state == states.OVER:
-    chosen = [_offer(e)[1] for e in drinks if e.is_checked]
+    chosen = [e.name for e in drinks if e.is_checked]
     items = [('', _wanted(task), *(chosen or [goals.NONE])),
              ('pay', '0', display.value)]
     is_won = all(want == have for _, want, have in items)
@@ -159,33 +157,26 @@ def annotate(task: types.Task, step: types.Transition) -> str:
     return 'all paid' if is_paid else f'{target.role} takes no {action.verb}'
   if step.next_state == states.body(step.state):
     return 'nothing changes'
-  return f'costs {_offer(target)[0]}' if target in drinks else 'one less'
+  return 'turns on' if target.role == 'radio' else 'one less'
 
 
 def accepts(task: types.Task) -> bool:
   """Whether a machine could have set the task: it has the drink, once."""
   try:
-    target, display, *_ = _read(task, task.initial_state)
-    return display.value == '0' and 1 <= _offer(target)[0] <= HIGHEST_PRICE
-  except ValueError:            # of the page, the instruction or the price
+    return _read(task, task.initial_state)[1].value in PRICES
+  except ValueError:            # of the page or the instruction
     return False
 
 
 def _read(task: types.Task, state: str) -> list[states.Element]:
   """The drink that is wanted, the display and the two buttons."""
   *drinks, display, insert, take = states.parse(state)
-  [target] = [e for e in drinks if _offer(e)[1] == _wanted(task)]
+  [target] = [e for e in drinks if e.name == _wanted(task)]
   return [target, display, insert, take]
 
 
 def _wanted(task: types.Task) -> str:
   return task.instruction.removeprefix('Buy ').removesuffix('.')
-
-
-def _offer(radio: states.Element) -> tuple[int, str]:
-  """(price, drink)."""
-  price, _, drink = radio.name.partition('-coin ')
-  return int(price), drink
 
 
 DOMAIN = domains.Domain(

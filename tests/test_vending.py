@@ -16,14 +16,14 @@ from dreamgym_jax.text import actions, states
 
 FAMILIES = ('vending-2', 'vending-3', 'vending-4')
 TASKS = [types.Task(f, s) for f in FAMILIES for s in range(30)]
-PAGE = ('[1] radio: 2-coin tea\n[2] radio: 1-coin cola\n'
-        '[3] status: to pay = 0\n[4] button: insert coin\n[5] button: take')
+PAGE = ('[1] radio: tea\n[2] radio: cola\n'
+        '[3] status: to pay = 2\n[4] button: insert coin\n[5] button: take')
 
 
 def machine(wanted='tea'):
   """A world whose only row is the page above."""
   world = vending.Vending(6)
-  world._rows = [vending._Machine({'tea': 2, 'cola': 1}, wanted)]
+  world._rows = [vending._Machine(['tea', 'cola'], wanted, 2)]
   return world
 
 
@@ -44,15 +44,15 @@ def test_a_drink_is_chosen_paid_and_taken():
       world, 'click [1]', 'click [4]', 'click [4]', 'click [5]')
   tea = PAGE.replace('tea', 'tea checked')
   assert [o.state for o in seen] == [
-      tea.replace('= 0', '= 2'), tea.replace('= 0', '= 1'), tea]
+      tea, tea.replace('= 2', '= 1'), tea.replace('= 2', '= 0')]
   assert last == types.Observation(states.OVER, 1.0, True)
 
 
 @pytest.mark.parametrize('written', [
     'click [5]',                                                 # nothing
     'click [1] click [4] click [5]',                             # a coin short
-    'click [2] click [4] click [5]',                             # the other one
-    'click [1] click [4] click [1] click [4] click [5]',         # given back
+    'click [2] click [4] click [4] click [5]',                  # the other one
+    'click [4] click [4] click [5]',                            # none at all
 ])
 def test_anything_else_is_lost(written):
   written = written.replace('] ', ']|').split('|')
@@ -64,12 +64,13 @@ def test_a_choice_can_be_changed_until_it_is_taken():
   seen = play(machine('cola'), 'click [1]', 'click [4]', 'click [2]',
               'click [4]', 'click [5]')
   cola = PAGE.replace('cola', 'cola checked')
-  assert [o.state for o in seen[2:4]] == [cola.replace('= 0', '= 1'), cola]
+  assert [o.state for o in seen[2:4]] == [
+      cola.replace('= 2', '= 1'), cola.replace('= 2', '= 0')]
   assert seen[4].reward == 1.0
 
 
 @pytest.mark.parametrize('action', [
-    'click [6]', 'click [3]', 'click [4]', 'fill [3] 2', 'hover [1]', 'press [5] Enter',
+    'click [6]', 'click [3]', 'fill [3] 2', 'hover [1]', 'press [5] Enter',
     'goto http://x', 'open [1]', 'click', ''])
 def test_what_cannot_be_done_is_an_invalid_observation(action):
   [seen] = play(machine(), action)
@@ -77,7 +78,7 @@ def test_what_cannot_be_done_is_an_invalid_observation(action):
 
 
 def test_no_coin_is_taken_once_all_is_paid():
-  *_, second, third = play(machine(), *['click [1]'] + ['click [4]'] * 3)
+  *_, second, third = play(machine(), *['click [4]'] * 3)
   assert not second.is_invalid
   assert third == types.Observation(
       states.invalid(second.state), is_invalid=True)
@@ -113,11 +114,10 @@ def test_experts_win_in_as_few_steps_as_it_takes():
   episodes = collected(['expert']).episodes
   assert len(episodes) == len(TASKS)
   for episode in episodes:
-    first = episode.transitions[0]
-    [wanted] = [e for e in states.parse(first.next_state) if e.is_checked]
+    *_, display, _, _ = states.parse(episode.task.initial_state)
     assert episode.success
-    assert len(episode.transitions) == 2 + int(wanted.name[0])
-    assert first.thought and not any(s.is_invalid for s in episode.transitions)
+    assert len(episode.transitions) == 2 + int(display.value)
+    assert all(s.thought and not s.is_invalid for s in episode.transitions)
 
 
 def test_reasons_agree_with_the_world_on_every_true_transition():
@@ -139,23 +139,17 @@ def test_reasons_agree_with_the_world_on_every_true_transition():
 
 
 @pytest.mark.parametrize('action, reason', [
-    ('click [1]', 'costs 2'), ('click [4]', 'all paid'),
+    ('click [1]', 'turns on'), ('click [4]', 'one less'),
     ('noop', 'nothing changes'),
     ('click [9]', actions.NO_ELEMENT), ('hover [1]', 'radio takes no hover'),
     ('buy', 'malformed action'),
-    ('click [5]', 'need tea have none no ; pay need 0 have 0 yes')])
+    ('click [5]', 'need tea have none no ; pay need 0 have 2 no')])
 def test_reasons_in_words(action, reason):
   [seen] = play(machine(), action)
   step = types.Transition(PAGE, action, seen.state, seen.reward, seen.done,
                           seen.is_invalid)
   task = types.Task('vending-2', 0, 'Buy tea.', PAGE)
   assert vending.annotate(task, step) == reason
-
-
-def test_the_reason_of_a_coin():
-  chosen, paid = play(machine(), 'click [1]', 'click [4]')
-  step = types.Transition(chosen.state, 'click [4]', paid.state, 0.0, False)
-  assert vending.annotate(types.Task('vending-2', 0), step) == 'one less'
 
 
 def test_a_near_miss_does_not_look_again():
@@ -169,8 +163,8 @@ def test_what_a_machine_could_have_set_is_accepted():
   assert vending.accepts(task)
   for changes in ({'instruction': 'Buy milk.'}, {'instruction': 'Tea, please'},
                   {'initial_state': PAGE.replace('cola', 'tea')},
-                  {'initial_state': PAGE.replace('2-coin', '9-coin')},
-                  {'initial_state': PAGE.replace('= 0', '= 1')},
+                  {'initial_state': PAGE.replace('= 2', '= 9')},
+                  {'initial_state': PAGE.replace('status', 'text')},
                   {'initial_state': '[1] button: take'}):
     assert not vending.accepts(dataclasses.replace(task, **changes)), changes
 
