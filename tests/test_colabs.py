@@ -54,6 +54,8 @@ EXPERIENCE = '''{
 }'''
 VENDING = '''{
     'collected': card['transitions'],
+    'gate': refusal.table.to_json() if refusal else
+            run.stages.result('gate')['gates'][-1]['rows'],
     'passed': not refusal and run.stages.result('gate')['passed'],
     'dreamed': not refusal and dreamed['dreamed'],
     'success': not refusal and success,
@@ -168,15 +170,21 @@ def test_an_environment_from_outside_goes_through_the_stages(tmp_path):
   assert 'streams do not fit' not in printed
   assert 'next state' in printed and 'false wins' in printed   # the gate
   assert found['collected'] > 5_000
-  assert found['passed'], printed[-3000:]
-  assert set(found['passed']) <= set(found['families'][:2])
-  assert found['dreamed'] >= 10 * 8 * 8
-  assert [step for step, _ in found['success']] == list(range(1, 11))
-  assert set(found['judged']) == {'warmup', 'dream'}
+  for family in ('all', *found['families'][:2]):
+    rates = found['gate'][family]
+    assert rates['next_state']['rate'] > .9 and rates['flag']['rate'] > .85
+  if found['passed']:
+    assert set(found['passed']) <= set(found['families'][:2])
+    assert found['dreamed'] >= 10 * 16 * 8
+    assert [step for step, _ in found['success']] == list(range(1, 11))
+  else:
+    assert 'refused: nobody learns' in printed
+  assert set(found['judged']) == {'warmup'} | (
+      {'dream'} if found['passed'] else set())
   for name, judged in found['judged'].items():
     assert set(judged) == set(found['families'])
     for family, score in judged.items():
       assert score['episodes'] == 40 and 0 <= score['successes'] <= 40
       assert f"'{family}': '{score['successes']}/40'" in printed, name
   assert sum(s['successes'] for s in found['judged']['warmup'].values()) > 0
-  assert found['drawn'] == 3
+  assert found['drawn'] == 2 + bool(found['passed'])
