@@ -32,7 +32,8 @@ class ConfigError(ValueError):
 def defaults() -> D:
   """The `:tiny` size on MiniWoB++: CPU, minutes, shipped weights."""
   c = D()
-  c.name = 'miniwob'                # the environment: a key of stages/domains
+  # The environment: a key of stages/domains, or 'module:ATTRIBUTE' of another.
+  c.name = 'miniwob'
   c.size = 'tiny'
   c.seed = 0                        # of everything that is drawn in a run
   # Directory of shipped weights, tokenizer and offline transitions;

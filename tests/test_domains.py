@@ -55,6 +55,44 @@ def test_a_missing_package_says_what_to_install():
   assert 'pip install -r requirements-webshop.txt' in done.stderr
 
 
+def named(name):
+  c = config.defaults()
+  c.name = name
+  return domains.of(c)
+
+
+def test_a_domain_from_outside_is_imported_when_it_is_named(
+    tmp_path, monkeypatch):
+  source = tmp_path / 'moonbase.py'
+  source.write_text("""
+from dreamgym_jax.stages import domains, on_miniwob
+MOON = on_miniwob.DOMAIN._replace(title='the moon')
+WORLD = 'cheese'
+""")
+  assert 'moonbase' not in sys.modules
+  monkeypatch.syspath_prepend(str(tmp_path))
+  assert named('moonbase:MOON').title == 'the moon'
+  assert domains.pages(config.defaults(), 'click-button', 'gate')
+  with pytest.raises(config.ConfigError, match="name='moonbase:SUN'.*'SUN'"):
+    named('moonbase:SUN')
+  with pytest.raises(config.ConfigError, match='name=.*want.*Domain, got str'):
+    named('moonbase:WORLD')
+
+
+@pytest.mark.parametrize('name', [
+    'nowhere_at_all:MOON', ':MOON', '.moonbase:MOON', ':'])
+def test_a_module_that_cannot_be_imported_is_named(name):
+  with pytest.raises(config.ConfigError, match=f'name={name!r}: cannot import'):
+    named(name)
+
+
+def test_what_a_domain_from_outside_lacks_is_named(tmp_path, monkeypatch):
+  (tmp_path / 'marsbase.py').write_text('import a_package_of_mars')
+  monkeypatch.syspath_prepend(str(tmp_path))
+  with pytest.raises(config.ConfigError, match="'a_package_of_mars'"):
+    named('marsbase:MARS')
+
+
 def test_the_shop_is_the_one_of_the_config():
   world = domains.of(SHOP).world(SHOP)()
   task, = world.reset([types.Task(SHOP.env.families[0], 0)])

@@ -2,7 +2,8 @@
 
 Everything else in the package knows worlds, tasks and texts alone; what it
 needs to be told about an environment is a `Domain`. The modules are imported
-when a config names them, for their packages need not all be installed.
+when a config names them, for their packages need not all be installed. One
+from outside the package is named by name='module:ATTRIBUTE'.
 """
 
 import importlib
@@ -72,9 +73,12 @@ DOMAINS = {
 
 def of(c: ml_collections.ConfigDict) -> Domain:
   """The domain that a config names; raises ConfigError if there is none."""
+  if ':' in c.name:
+    return _from_outside(c.name)
   if c.name not in DOMAINS:
     raise config.ConfigError(
-        f'name={c.name!r}: choose from {tuple(DOMAINS)}')
+        f'name={c.name!r}: choose from {tuple(DOMAINS)}, or give '
+        "'module:ATTRIBUTE' of a Domain of your own")
   module, attribute, requirements = DOMAINS[c.name]
   try:
     found = importlib.import_module(f'dreamgym_jax.stages.{module}')
@@ -83,6 +87,26 @@ def of(c: ml_collections.ConfigDict) -> Domain:
         f'name={c.name!r}: the package {error.name!r} is missing; '
         f'pip install -r {requirements}') from error
   return getattr(found, attribute)
+
+
+def _from_outside(name: str) -> Domain:
+  """'module:ATTRIBUTE' imported; ConfigError where that is no Domain."""
+  path, _, attribute = name.partition(':')
+  try:
+    module = importlib.import_module(path)
+  except (ImportError, TypeError, ValueError) as error:   # or no module's name
+    raise config.ConfigError(
+        f'name={name!r}: cannot import {path!r}: {error}; its directory must '
+        'be on PYTHONPATH, and what it imports installed') from error
+  if not hasattr(module, attribute):
+    raise config.ConfigError(
+        f'name={name!r}: {path} has no {attribute!r}')
+  found = getattr(module, attribute)
+  if not isinstance(found, Domain):
+    raise config.ConfigError(
+        f'name={name!r}: want a stages.domains.Domain, '
+        f'got {type(found).__name__}')
+  return found
 
 
 def pages(c: ml_collections.ConfigDict, family: str, split: str) -> range:
