@@ -142,6 +142,12 @@ def test_a_demo_shows_the_element_the_edit_and_the_end():
       'fill [1] vina', 'textbox: =', '[1] typed', 0.0, False)
   assert corpus.make_demo(click) == prompts.Demo(
       'click [2]', 'button: Submit ; = vina', 'over', 1.0, True)
+  # Asked about the very page and action, a notice aside, or about another.
+  for state, action, here in ((click.state, 'click [2]', True),
+                              (states.invalid(click.state), 'click [2]', True),
+                              (PAGE, 'click [2]', False),
+                              (click.state, 'click [1]', False)):
+    assert corpus.make_demo(click, state, action).is_here is here
   # The step limit ends an episode; the page is not over.
   cut = types.Transition(PAGE, 'click [1]', PAGE, 0.0, True)
   assert corpus.make_demo(cut).done is False
