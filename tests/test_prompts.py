@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from dreamgym_jax import types
-from dreamgym_jax.text import prompts, states
+from dreamgym_jax.text import actions, prompts, states
 from dreamgym_jax.text import tokenizer as tokenizers
 
 PAGE = '[1] textbox: Username =\n[2] checkbox: fzzqo\n[3] button: Click Me!'
@@ -216,7 +216,7 @@ def test_an_answer_may_be_what_was_shown(prompt):
   other = demo._replace(edit=edit.replace('b', 'c'))
   filled = EPISODE.transitions[0]
   one = demo._replace(edit=states.diff(
-      filled.state, filled.next_state, 'Renda'))
+      filled.state, filled.next_state, actions.argument(filled.action)))
   for asked, step_, demos in (
       (near, step, [other]), (near, step, []), (near, step, [other, demo]),
       (near, filled, [one]), (prompt, step, [demo])):
