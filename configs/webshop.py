@@ -41,20 +41,27 @@ def _adapt(c) -> None:
   c.env.train_seeds = (0, 1_400)
   c.env.gate_seeds = (1_400, 1_800)
   c.env.test_seeds = (1_800, 2_150)
-  # Purchases with several things wrong, as an untrained policy makes them.
-  c.collect.behaviours = ('expert', 'noisy', 'near_miss', 'careless',
-                          'careless', 'careless', 'careless', 'random')
+  # What a search finds nobody can know who has not seen it: many goals, so
+  # that what they search for has been searched for before. Careless purchases
+  # have several things wrong, as those of an untrained policy.
+  c.collect.pages = 1_000
+  c.collect.behaviours = ('expert', 'noisy', 'near_miss', 'careless')
   c.shop.page_size = 3
   c.shop.subpages = ()
+  c.tokenizer.vocab_size = 2_048    # whole words of titles
   c.prompt.repeat_pages = False
+  c.prompt.refers = True
   c.sampler.capacity = 2_048
-  c.batch.rows, c.batch.length = 1, 1_536
+  c.batch.rows, c.batch.length, c.batch.positions = 1, 1_536, 1_536
   # Names of goods and their attributes are few: no copying to be taught.
   c.base.rename = c.experience.rename = 0.0
   c.base.steps, c.experience.steps = 6_000, 4_000
   c.experience.max_new = 200
   c.experience.compares = True
-  c.replay.demo_tokens = 140        # a list of results, whole
+  c.base.retrieves = True
+  c.replay.capacity = 70_000        # every real transition of collect, once
+  c.replay.demo_tokens = 192        # a list of results, whole
+  c.replay.dropped = 0.1
   c.warmup.demos, c.warmup.epochs = 300, 3
   c.gate.pages = 30                 # four families: 120 rollouts
   c.rl.max_new = 64

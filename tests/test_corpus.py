@@ -142,6 +142,12 @@ def test_a_demo_shows_the_element_the_edit_and_the_end():
       'fill [1] vina', 'textbox: =', '[1] typed', 0.0, False)
   assert corpus.make_demo(click) == prompts.Demo(
       'click [2]', 'button: Submit ; = vina', 'over', 1.0, True)
+  # Asked about the very page and action, a notice aside, or about another.
+  for state, action, here in ((click.state, 'click [2]', True),
+                              (states.invalid(click.state), 'click [2]', True),
+                              (PAGE, 'click [2]', False),
+                              (click.state, 'click [1]', False)):
+    assert corpus.make_demo(click, state, action).is_here is here
   # The step limit ends an episode; the page is not over.
   cut = types.Transition(PAGE, 'click [1]', PAGE, 0.0, True)
   assert corpus.make_demo(cut).done is False
@@ -174,9 +180,10 @@ def test_the_policy_is_cloned_thought_and_action(prompt):
       for i in prompt.policy_reply(s.thought, s.action).ids]
 
 
-def base_streams(prompt, episodes, lookups=1.0, seed=0):
+def base_streams(prompt, episodes, lookups=1.0, seed=0, **retrieval):
   renamer = augment.make_renamer(episodes)
-  streams = corpus.base_streams(prompt, episodes, renamer, lookups, seed)
+  streams = corpus.base_streams(
+      prompt, episodes, renamer, lookups, seed, **retrieval)
   tag = prompt.tok.tag
   acting = [s for s in streams if tag['end'] in s.tokens
             and tag['seed'] not in s.tokens]
@@ -234,6 +241,15 @@ def test_the_base_learns_every_token_of_the_world(prompt):
     assert stream.weight.all()
 
 
+def test_the_base_may_learn_from_what_is_retrieved(prompt):
+  demo, tag = corpus.make_demo(EPISODES[0].transitions[2]), prompt.tok.tag
+  for drop, shown in ((0.0, 2), (1.0, 0)):
+    _, world = base_streams(
+        prompt, EPISODES, retrieve=lambda es: [[[demo]] * 3 for _ in es],
+        drop_demos=drop)
+    assert [(s.tokens == tag['demo']).sum() for s in world] == [shown] * 4
+
+
 # -- retrieval for training: the rule against leaks ----------------------------
 
 
@@ -259,6 +275,18 @@ def test_no_demo_comes_from_the_same_page():
       count += len(shown)
       assert not own & {d.action for d in shown}
   assert count > 20
+
+
+def test_a_demo_of_the_very_page_and_action_is_known_as_such():
+  twins = [EPISODES[0], episode('vina', 4)]
+  first, second = memory.retrieve_all(
+      run_with(9), [*twins, *EPISODES[1:]])(twins)
+  here = [[[d.action for d in shown if d.is_here] for shown in demos]
+          for demos in (first, second)]
+  # The same texts are kept once, for one of them, and the other's to see;
+  # every page begins with the same malformed action.
+  assert sorted(here) == [[['tap'], [], []],
+                          [['tap'], ['fill [1] vina'], ['click [2]']]]
 
 
 def test_no_demo_comes_from_another_family():

@@ -116,7 +116,7 @@ def one(dream, action):
 
 def test_a_dreamed_step_is_what_the_model_wrote(prompt):
   dream, sampler = make(prompt, [CHANGES, WIN])
-  first, last = one(dream, 'fill [1] vina'), one(dream, 'click [2]')
+  first, last = (one(dream, a) for a in ('fill [1] vina', 'click [2]'))
   assert first[:5] == (FILLED, 0.0, False, False, 'changes')
   assert last[:5] == (states.OVER, 1.0, True, False, WIN[0])
   assert first.success_prob == pytest.approx(0.7)
@@ -126,31 +126,37 @@ def test_a_dreamed_step_is_what_the_model_wrote(prompt):
     assert tuple(call['stop']) == tuple(call['watch']) == prompt.flags
 
 
-@pytest.mark.parametrize('repeat_pages', [True, False])
-def test_the_stream_is_the_one_it_was_trained_on(prompt, repeat_pages):
+@pytest.mark.parametrize('repeat_pages, refers', [
+    (True, False), (False, False), (False, True)])
+def test_the_stream_is_the_one_it_was_trained_on(prompt, repeat_pages, refers):
   """What the sampler's row holds equals the training stream, token by token."""
-  prompt = dataclasses.replace(prompt, repeat_pages=repeat_pages)
+  prompt = dataclasses.replace(
+      prompt, repeat_pages=repeat_pages, refers=refers, demo_tokens=99)
+  edit = '[1] = a\n[2] button: karrie'
+  demo = prompts.Demo('click [2]', 'button: Submit', edit, 0.0, False, True)
   dream, sampler = make(prompt, [
-      CHANGES, ('textbox takes no press', 'invalid', 'cont'), WIN])
+      CHANGES, ('textbox takes no press', 'invalid', 'cont'),
+      ('changes', 'shown' if refers else edit, 'cont'), WIN],
+      SETTINGS._replace(max_steps=9), retrieve=lambda *a: [[demo]])
   steps, state = [], PAGE
-  for action in ('fill [1] vina', 'tap', 'press [2] x', 'click [2]'):
+  for action in ('fill [1] vina', 'tap', 'press [2] x', *['click [2]'] * 2):
     o = one(dream, action)
     steps.append(types.Transition(state, action, o.state, o.reward, o.done,
                                   o.is_invalid, o.reasoning))
     state = o.state
   episode = types.Episode(TASK, tuple(steps), types.DREAMED, 'policy', 'e')
-  wanted = prompt.dream_stream(episode, [[]] * 4).ids
-  assert sampler.stream[0] == wanted
+  wanted = prompt.dream_stream(episode, [[demo]] * 5).ids
+  assert sampler.stream[0] == wanted and dream.counts['shown'] == refers
+  assert steps[3].next_state == '[1] textbox: = a\n[2] button: karrie'
 
 
 def test_malformed_actions_are_invalid_by_rule(prompt):
   dream, sampler = make(prompt, [])
   for action in ('tap', '', 'click', 'click [1] x', 'fill vina'):
-    assert not sampler.calls
     dream.reset([TASK])
-    seen = one(dream, action)
-    assert seen == types.Observation(
+    assert one(dream, action) == types.Observation(
         states.invalid(PAGE), is_invalid=True, reasoning='malformed action')
+  assert not sampler.calls
 
 
 def test_an_invalid_action_is_told_with_the_next(prompt):
@@ -220,11 +226,7 @@ def test_the_step_limit_ends_the_episode_as_a_failure(prompt):
   assert done == [False] * 3 and last.done
   assert last.reward == 0.0 and last.state == FILLED and not last.is_malformed
   dream.reset([TASK])
-  assert not one(dream, 'tap').done     # the count starts anew
-
-
-def test_a_malformed_action_can_be_the_last_one(prompt):
-  dream, _ = make(prompt, [])
+  # The count starts anew, and a malformed action can be the last one.
   assert [one(dream, 'tap').done for _ in range(4)] == [False] * 3 + [True]
 
 
@@ -281,8 +283,7 @@ def test_retrieved_transitions_stand_beside_the_action(prompt):
 def test_without_reasoning_the_answer_starts_with_the_edit(prompt):
   tok = prompt.tok
   bare = [*tok.encode('[1] typed'), tok.tag['cont']]
-  dream, sampler = make(
-      prompt, [bare], SETTINGS._replace(use_reasoning=False))
+  dream, sampler = make(prompt, [bare], SETTINGS._replace(use_reasoning=False))
   seen = one(dream, 'fill [1] vina')
   assert seen.state == FILLED and seen.reasoning == ''
   assert sampler.calls[0]['inputs'][0][-1] == tok.tag['edit']

@@ -78,7 +78,8 @@ def test_horizon_without_probabilities_takes_the_flag():
 ])
 def test_first_divergence(dreamed, real, kind):
   d, r = episode(*dreamed, source='dreamed'), episode(*real)
-  assert fidelity.first_divergence(d, r) == kind
+  found, t = fidelity.first_divergence(d, r)
+  assert found == kind and (t == -1) == (kind == 'none')
   got = fidelity.consistency([(d, r)])
   assert got.divergence[kind] == 1 and sum(got.divergence.values()) == 1
   assert got.equal_episodes == (int(kind == 'none'), 1)
@@ -94,6 +95,51 @@ def test_consistency_rates():
   assert got.wins_kept == (1, 2) and got.equal_steps == (2, 4)
   assert got.n_errors == 1
   json.dumps(got.to_json(), allow_nan=False)
+
+
+def test_partings_are_counted_by_what_was_done():
+  typed, clicked = step(), end(1.)
+  found = step('[1] link: a', action='click [2]')
+  opened = Transition('[1] link: a', 'click [1]', FILLED, 0.0, False)
+  lost = dataclasses.replace(opened, next_state=PAGE)
+  pairs = [(typed, step(PAGE)), (clicked, end(0.)), (opened, lost),
+           (opened, opened)]
+  got = fidelity.consistency([
+      (episode(step(), d, source='dreamed'), episode(step(), r))
+      for d, r in pairs] + [
+          # Only the first: what comes after belongs to another page.
+          (episode(found, opened, source='dreamed'),
+           episode(step(PAGE, action='click [2]'), lost)),
+          # The dream goes on where the real episode ended.
+          (episode(found, opened, source='dreamed'), episode(found))])
+  assert got.partings == {'click button: ok': 3, 'fill textbox': 1,
+                          'click link': 1}
+  assert list(got.partings)[0] == 'click button: ok'
+  assert got.to_json()['partings'] == got.partings
+
+
+@pytest.mark.parametrize('action, kind', [
+    ('click [2]', 'click button: ok'), ('fill [1] Ada', 'fill textbox'),
+    ('click [9]', 'click nothing'), ('noop', 'noop'), ('tap', 'malformed')])
+def test_kinds_of_actions(action, kind):
+  assert fidelity.kind_of(step(action=action)) == kind
+
+
+def test_unforeseen_steps_by_what_retrieval_showed():
+  def unknown(dreamed, is_shown, action='fill [1] Ada'):
+    return dataclasses.replace(
+        pair(0, step(action=action), step(dreamed, action=action)),
+        is_determined=False, is_shown=is_shown)
+
+  got = fidelity.unforeseen([
+      unknown(FILLED, True), unknown(PAGE, True), unknown(PAGE, False),
+      unknown(FILLED, False), unknown(FILLED, True),
+      unknown(FILLED, True, 'click [2]'),
+      pair(1, end(1.), end(1.), True)])
+  assert list(got) == ['fill textbox', 'click button: ok']
+  assert got['fill textbox'] == ((3, 5), (2, 3), (1, 2))
+  assert got['click button: ok'] == ((1, 1), (1, 1), (0, 0))
+  json.dumps(got['click button: ok'].to_json(), allow_nan=False)
 
 
 def test_a_replay_of_other_actions_is_an_error():

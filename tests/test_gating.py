@@ -10,7 +10,7 @@ from dreamgym_jax import config, rollouts, types
 from dreamgym_jax.data import trajectories
 from dreamgym_jax.envs import miniwob_tasks
 from dreamgym_jax.stages import gating, learn
-from dreamgym_jax.text import states
+from dreamgym_jax.text import prompts, states
 
 PAGE = '[1] textbox: =\n[2] button: Submit'
 FILLED = PAGE.replace('=', '= a0')
@@ -114,6 +114,19 @@ def test_what_nobody_could_know_is_marked():
       ('e1', 2)]
 
 
+def test_what_retrieval_showed_is_marked():
+  def retrieve(tasks, states_, actions_):
+    # One lies, one fits no page, one is right for fills alone.
+    return [[prompts.Demo('', '', edit, 0.0, False)
+             for edit in ('same', '[7] = x', '[1] typed')] if t.seed else []
+            for t in tasks]
+
+  pairs = gating.predict(Oracle(EPISODES), EPISODES, 5, always, retrieve)
+  shown = {(p.episode_id, p.step) for p in pairs if p.is_shown}
+  assert shown == {(e.episode_id, t) for e in EPISODES[1:]
+                   for t in range(len(e.transitions) - 1)}
+
+
 def test_a_malformed_answer_is_no_state():
   lies = {(2, 'click [2]'): {'is_malformed': True, 'state': states.OVER}}
   pairs = gating.predict(Oracle(EPISODES, lies), EPISODES, 5, always)
@@ -215,6 +228,8 @@ def test_a_refused_dream_is_replayed_in_the_real_world():
   run = builtin_types.SimpleNamespace(config=config.defaults())
   said = learn._replayed(run, cast, dreamed)
   assert 'episodes 2/3, steps 3/5, outcomes 2/3, wins kept 2/3' in said
+  # The fill already differs in what it says it typed.
+  assert said.endswith('; first parted at: fill textbox 1')
 
 
 def test_own_steps_come_from_pages_nobody_has_seen(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from dreamgym_jax import types
-from dreamgym_jax.text import prompts, states
+from dreamgym_jax.text import actions, prompts, states
 from dreamgym_jax.text import tokenizer as tokenizers
 
 PAGE = '[1] textbox: Username =\n[2] checkbox: fzzqo\n[3] button: Click Me!'
@@ -74,7 +74,7 @@ def test_answers_parse_back(prompt):
     answer = prompt.parse_answer(
         prompt.dream_answer(s).ids, s.state, s.action)
     assert answer == (s.reasoning, s.next_state, s.reward, s.done,
-                      s.is_invalid)
+                      s.is_invalid, False)
     bare = prompt.parse_answer(
         prompt.dream_answer(s, use_reasoning=False).ids, s.state, s.action,
         use_reasoning=False)
@@ -200,6 +200,42 @@ def test_demos_show_action_effect_and_outcome(prompt):
   demo = prompts.Demo('click [3]', 'button: Click Me!', 'over', 1.0, True)
   text = prompt.tok.show(prompt.dream_ask('click [3]', 'button: x', [demo]))
   assert '<demo> click button: Click Me! <edit> over <win>' in text
+
+
+def test_an_answer_may_be_what_was_shown(prompt):
+  near = dataclasses.replace(prompt, refers=True)
+  edit = '[2] link: a\n[3] link: b'
+  step = types.Transition(PAGE, 'click [3]', states.apply(PAGE, edit), 0.0,
+                          False, reasoning='opens')
+  demo = prompts.Demo('click [1]', 'link: a', edit, 0.0, False)
+  said = near.dream_answer(step, demos=[demo])
+  assert near.tok.show(said.ids).strip() == 'opens <edit> shown <cont>'
+  read = near.parse_answer(said.ids, PAGE, 'click [3]', demos=[demo])
+  assert read.next_state == step.next_state and read.is_shown
+  # Not where it is not what happens, nor where an edit is one short line.
+  other = demo._replace(edit=edit.replace('b', 'c'))
+  filled = EPISODE.transitions[0]
+  one = demo._replace(edit=states.diff(
+      filled.state, filled.next_state, actions.argument(filled.action)))
+  for asked, step_, demos in (
+      (near, step, [other]), (near, step, []), (near, step, [other, demo]),
+      (near, filled, [one]), (prompt, step, [demo])):
+    assert 'shown' not in asked.tok.show(
+        asked.dream_answer(step_, demos=demos).ids)
+  with pytest.raises(prompts.ParseError, match='shown'):
+    near.parse_answer(said.ids, PAGE, 'click [3]')
+  with pytest.raises(prompts.ParseError, match='bad edit'):
+    prompt.parse_answer(said.ids, PAGE, 'click [3]', demos=[demo])
+
+
+def test_a_demo_of_the_very_page_and_action_is_marked(prompt):
+  near = dataclasses.replace(prompt, refers=True)
+  demo = prompts.Demo('click [3]', 'button: a', 'over', 1.0, True)
+  for asked, shown, text in (
+      (near, demo, '<demo> click button: a'),
+      (near, demo._replace(is_here=True), '<demo> here click button: a'),
+      (prompt, demo._replace(is_here=True), '<demo> click button: a')):
+    assert text in asked.tok.show(asked.dream_ask('click [3]', 'x', [shown]))
 
 
 @pytest.mark.parametrize('said, right', [

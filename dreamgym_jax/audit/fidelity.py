@@ -14,10 +14,12 @@ state and `done` agree and 1 if not: eps_P is the share that disagrees.
 import collections
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from dreamgym_jax.audit import gate
+from dreamgym_jax.text import actions, states
 from dreamgym_jax.types import Episode, Transition
 
 # How a replayed episode first parts from the dream; tested in this order.
@@ -48,13 +50,26 @@ class Consistency:
   equal_episodes: gate.Rate  # nothing ever differs
   wins_kept: gate.Rate       # also won in the real world, of dreamed wins
   divergence: dict[str, int]  # first difference -> episodes
+  partings: dict[str, int]   # kind of action that first differs -> episodes
   n_errors: int              # replays the real world failed on; left out
 
   def to_json(self) -> dict:
     rates = {name: getattr(self, name).to_json() for name in (
         'equal_success', 'equal_steps', 'equal_episodes', 'wins_kept')}
     return rates | {'divergence': dict(self.divergence),
+                    'partings': dict(self.partings),
                     'n_errors': self.n_errors}
+
+
+class Unforeseen(NamedTuple):
+  """Steps that nothing before them tells: by whether retrieval showed them."""
+
+  shown: gate.Rate     # a retrieved transition makes the true next state
+  taken: gate.Rate     # dreamed exactly, of those that were shown
+  guessed: gate.Rate   # dreamed exactly, of the others
+
+  def to_json(self) -> dict:
+    return {name: rate.to_json() for name, rate in self._asdict().items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,17 +122,61 @@ def by_horizon(pairs: Sequence[gate.StepPair]) -> list[HorizonRow]:
   return rows
 
 
-def first_divergence(dreamed: Episode, real: Episode) -> str:
-  """What first differs between a dreamed episode and its replay."""
-  for d, r in zip(dreamed.transitions, real.transitions, strict=False):
+def first_divergence(dreamed: Episode, real: Episode) -> tuple[str, int]:
+  """What first differs between a dreamed episode and its replay, and where.
+
+  The step is -1 where nothing differs.
+  """
+  t = -1
+  for t, (d, r) in enumerate(
+      zip(dreamed.transitions, real.transitions, strict=False)):
     kind = _divergence(d, r)
     if kind != NONE:
-      return kind
+      return kind, t
   # A replay stops where the real episode ends, so unequal lengths without a
   # difference before mean that one world went on where the other did not.
   if len(dreamed.transitions) != len(real.transitions):
-    return DONE
-  return NONE
+    return DONE, t
+  return NONE, -1
+
+
+def kind_of(step: Transition) -> str:
+  """What was done: verb and role, of a button also its name.
+
+  Names of links and fields are as many as there are pages; buttons are what a
+  site is made of.
+  """
+  try:
+    action = actions.parse(step.action)
+  except actions.ActionError:
+    return 'malformed'
+  for element in states.parse(step.state):
+    if element.id == action.element:
+      name = f': {element.name}' if element.role == 'button' else ''
+      return f'{action.verb} {element.role}{name}'
+  takes_element, _ = actions.VERBS[action.verb]
+  return f'{action.verb} nothing' if takes_element else action.verb
+
+
+def unforeseen(pairs: Sequence[gate.StepPair]) -> dict[str, Unforeseen]:
+  """By kind of action, most frequent first: steps that are not determined."""
+  kinds: dict[str, list[gate.StepPair]] = {}
+  for pair in pairs:
+    if not pair.is_determined:
+      kinds.setdefault(kind_of(pair.real), []).append(pair)
+
+  def rate(outcomes: Sequence[bool]) -> gate.Rate:
+    return gate.Rate(sum(outcomes), len(outcomes))
+
+  def count(some: Sequence[gate.StepPair]) -> Unforeseen:
+    right = [(p.is_shown, p.dreamed.next_state == p.real.next_state)
+             for p in some]
+    return Unforeseen(rate([p.is_shown for p in some]),
+                      rate([ok for is_shown, ok in right if is_shown]),
+                      rate([ok for is_shown, ok in right if not is_shown]))
+
+  return {kind: count(kinds[kind])
+          for kind in sorted(kinds, key=lambda k: (-len(kinds[k]), k))}
 
 
 def _divergence(d: Transition, r: Transition) -> str:
@@ -144,11 +203,14 @@ def consistency(pairs: Sequence[tuple[Episode, Episode]]) -> Consistency:
       if x.action != y.action:
         raise ValueError(f'replay of {d.episode_id!r} acted otherwise at '
                          f'step {t}: {y.action!r}, dreamed {x.action!r}')
-  kinds = [first_divergence(d, r) for d, r in kept]
+  firsts = [first_divergence(d, r) for d, r in kept]
+  partings = collections.Counter(
+      kind_of(d.transitions[t]) for (d, _), (_, t) in zip(
+          kept, firsts, strict=True) if t >= 0)
   steps = [_divergence(x, y) == NONE for d, r in kept
            for x, y in zip(d.transitions, r.transitions, strict=False)]
   won = [r.success for d, r in kept if d.success]
-  counts = collections.Counter(kinds)
+  counts = collections.Counter(kind for kind, _ in firsts)
   return Consistency(
       equal_success=gate.Rate(
           sum(d.success == r.success for d, r in kept), len(kept)),
@@ -157,6 +219,7 @@ def consistency(pairs: Sequence[tuple[Episode, Episode]]) -> Consistency:
       wins_kept=gate.Rate(sum(won), len(won)),
       divergence={kind: counts[kind] for kind in (
           NONE, STATE, DONE, FALSE_WIN, MISSED_WIN, INVALIDITY)},
+      partings=dict(partings.most_common()),
       n_errors=len(pairs) - len(kept))
 
 

@@ -35,6 +35,7 @@ class StepPair:
   dreamed: Transition
   is_last: bool              # the real episode ended (or was cut) here
   is_determined: bool = True  # False: the page draws its next state at random
+  is_shown: bool = False     # a retrieved transition makes the real next state
 
 
 class Rate(NamedTuple):

@@ -12,20 +12,23 @@ from typing import NamedTuple
 
 import jax
 
-from dreamgym_jax import collect, types
-from dreamgym_jax.audit import gate
+from dreamgym_jax import collect, experience, types
+from dreamgym_jax.audit import fidelity, gate
 from dreamgym_jax.stages import domains, judge, teaching
 from dreamgym_jax.stages import run as runs
+from dreamgym_jax.text import actions, prompts, states
 
 
 def predict(
     dream: types.Dream, episodes: Sequence[types.Episode],
     rows: int, is_determined: Callable[[types.Episode, int], bool],
+    retrieve: prompts.Retrieve = experience.no_retrieval,
 ) -> list[gate.StepPair]:
   """M_exp's one-step predictions along real episodes.
 
   Every step is asked from the real state; what M_exp said before stays in its
-  stream, as it would in a dream.
+  stream, as it would in a dream. `retrieve` is the dream's, and tells of what
+  is not determined whether it was shown.
   """
   pairs = []
   for start in range(0, len(episodes), rows):
@@ -36,7 +39,9 @@ def predict(
       real = [batch[i].transitions[t] for i in live]
       dream.follow(live, [s.state for s in real])
       seen = dream.step(live, [s.action for s in real])
-      for i, step, o in zip(live, real, seen, strict=True):
+      demos = retrieve([batch[i].task for i in live],
+                       [s.state for s in real], [s.action for s in real])
+      for i, step, o, shown in zip(live, real, seen, demos, strict=True):
         dreamed = types.Transition(
             step.state, step.action, '' if o.is_malformed else o.state,
             o.reward, o.done, o.is_invalid, o.reasoning,
@@ -44,8 +49,18 @@ def predict(
         pairs.append(gate.StepPair(
             batch[i].task.family, batch[i].episode_id, t, step, dreamed,
             t + 1 == len(batch[i].transitions),
-            is_determined(batch[i], t)))
+            is_determined(batch[i], t),
+            any(_makes(demo, step) for demo in shown)))
   return pairs
+
+
+def _makes(demo: prompts.Demo, step: types.Transition) -> bool:
+  """Whether what a demonstration shows is what the step led to."""
+  try:
+    return states.apply(step.state, demo.edit, actions.argument(
+        step.action)) == step.next_state
+  except states.StateError:
+    return False
 
 
 def annotated(
@@ -63,6 +78,15 @@ def thresholds(run: runs.Run) -> gate.Thresholds:
 
 def summary(run: runs.Run, table: gate.GateTable, label: str) -> dict:
   return gate.summary(table, thresholds(run)) | {'label': label}
+
+
+def told(found: dict[str, fidelity.Unforeseen]) -> str:
+  """What became of the steps that nothing before them tells, in words."""
+  lines = [
+      f'   {kind}: {u.shown.n} steps that nothing before them tells, '
+      f'{u.shown.hits} of them retrieved; dreamed right {u.taken.hits} of '
+      f'these, {u.guessed.hits} of the others' for kind, u in found.items()]
+  return '\n'.join(lines)
 
 
 def gate_tasks(run: runs.Run) -> list[types.Task]:
@@ -83,6 +107,7 @@ class Measured(NamedTuple):
 def measure(
     run: runs.Run, label: str, player: judge.Player, policy: types.Params,
     dream: types.Dream, real: types.World,
+    retrieve: prompts.Retrieve = experience.no_retrieval,
 ) -> Measured:
   """Plays the policy in both worlds, and M_exp along the real episodes.
 
@@ -101,7 +126,7 @@ def measure(
   n_real = sum(len(e.transitions) for e in episodes)
   run.write(run.workdir / 'episodes' / f'{label}.jsonl.gz', episodes)
   pairs = predict(dream, episodes, player.rows,
-                  domains.of(c).is_determined)
+                  domains.of(c).is_determined, retrieve)
   # The pages' texts are known now: the dream starts from the same s0.
   with run.bar(None, 'dreamed steps') as bar:
     dreamed = judge.play(

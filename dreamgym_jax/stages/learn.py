@@ -30,6 +30,7 @@ from dreamgym_jax.stages import run as runs
 
 _OFFLINE_SHARE = 4        # offline episodes for each of the policy's own
 _SNAPSHOTS = 4            # policies kept along the dream, to be judged later
+_PARTINGS = 8             # kinds of actions that a refusal names
 
 
 class _Round(NamedTuple):
@@ -59,17 +60,20 @@ def gate_stage(run: runs.Run, cast: casts.Cast) -> None:
     policy = run.params('warmup', cast.model_config)
     model = run.params('experience', cast.model_config)
     store = cast.open_replay()
+    retrieve = memory.make_retrieve(store, c.replay.k)
     limits = gating.thresholds(run)
     tried: list[_Round] = []
     n_gate = n_remedy = 0
     for round_ in range(c.gate.remedies + 1):
       measured = gating.measure(
           run, f'gate{round_}', cast.player, policy,
-          cast.dream(model, store, runs.GATE), cast.real)
+          cast.dream(model, store, runs.GATE), cast.real, retrieve)
       n_gate += measured.n_real
       tried.append(_Round(
           model, measured, gate.decide(measured.table, limits)))
       run.say(gate.render(tried[-1].table, tried[-1].verdicts))
+      if unforeseen := fidelity.unforeseen(measured.pairs):
+        run.say(gating.told(unforeseen))
       failed = [f for f in c.env.families if f not in tried[-1].passed]
       if not failed or round_ == c.gate.remedies:
         break
@@ -81,7 +85,9 @@ def gate_stage(run: runs.Run, cast: casts.Cast) -> None:
     kept = max(range(len(tried)), key=lambda i: (len(tried[i].passed), i))
     best = tried[kept]
     result.update(
-        gates=[gating.summary(run, t.table, f'gate{i}')
+        gates=[gating.summary(run, t.table, f'gate{i}') | {
+            'unforeseen': {kind: u.to_json() for kind, u in
+                           fidelity.unforeseen(t.measured.pairs).items()}}
                for i, t in enumerate(tried)],
         kept=kept, passed=list(best.passed), real_gate=n_gate + n_remedy,
         remedy_transitions=n_remedy, enforced=c.gate.enforce)
@@ -107,8 +113,11 @@ def _replayed(
   rates = {name: f'{rate.hits}/{rate.n}' for name, rate in (
       ('episodes', found.equal_episodes), ('steps', found.equal_steps),
       ('outcomes', found.equal_success), ('wins kept', found.wins_kept))}
+  parted = ', '.join(f'{kind} {n}' for kind, n in
+                     list(found.partings.items())[:_PARTINGS])
   return ('   dreamed episodes replayed in the real world, alike: '
-          + ', '.join(f'{name} {rate}' for name, rate in rates.items()))
+          + ', '.join(f'{name} {rate}' for name, rate in rates.items())
+          + (f'; first parted at: {parted}' if parted else ''))
 
 
 def _remedy(

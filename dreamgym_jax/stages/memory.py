@@ -64,10 +64,6 @@ def open_replay(
   return store
 
 
-def _demos(found: Sequence[replay.Entry]) -> list[prompts.Demo]:
-  return [corpus.make_demo(entry.transition) for entry in found]
-
-
 def make_retrieve(store: replay.Replay, k: int) -> prompts.Retrieve:
   """Top-k of the same family for steps of a dream, never of the same page."""
   if not k:
@@ -81,7 +77,8 @@ def make_retrieve(store: replay.Replay, k: int) -> prompts.Retrieve:
              for s, a in zip(states, actions, strict=True)]
     pages = [t.task_id for t in tasks]
     found = store.query(texts, k, pages, [t.family for t in tasks], pages)
-    return [_demos(entries) for entries in found]
+    return [[corpus.make_demo(e.transition, s, a) for e in entries]
+            for entries, s, a in zip(found, states, actions, strict=True)]
 
   return retrieve
 

@@ -23,7 +23,8 @@ from dreamgym_jax.text import prompts, states, tokenizer
 # Words of the grammar, so that the tokenizer knows them whatever was collected.
 _GRAMMAR = ('page textbox: combobox: textarea: checkbox: radio: button: link: '
             'text: tab: header: clickable: remove unchecked unselected '
-            'unexpanded expanded selected checked same over invalid options')
+            'unexpanded expanded selected checked same over invalid options '
+            'here shown')
 
 
 def collect_stage(run: runs.Run) -> None:
@@ -111,8 +112,11 @@ def base_stage(run: runs.Run) -> None:
       distributed.barrier('tokenizer written')
     prompt = run.prompts()
     cfg = run.model_config(prompt.tok.vocab_size)
+    retrieve = (memory.retrieve_all(run, episodes) if c.base.retrieves
+                else corpus.no_demos)
     streams = _fitting(run, base_streams(
-        prompt, episodes, c.base.rename, c.base.lookups, c.seed))
+        prompt, episodes, c.base.rename, c.base.lookups, c.seed, retrieve,
+        c.replay.dropped))
     params = transformer.place(jax.jit(transformer.init, static_argnums=1)(
         jax.random.key(c.seed), cfg), cfg)
     params, result['loss'] = _fit(run, 'base', params, streams, cfg,
@@ -125,14 +129,15 @@ def base_stage(run: runs.Run) -> None:
 
 def base_streams(
     prompt: prompts.Prompts, episodes: list[types.Episode], rename: float,
-    lookups: float, seed: int,
+    lookups: float, seed: int, retrieve: corpus.RetrieveAll = corpus.no_demos,
+    drop_demos: float = 0.25,
 ) -> list[batches.Stream]:
   """The base's data: the offline set, and a share of it renamed."""
   renamer = augment.make_renamer(episodes)
   renamed = _renamed(renamer, episodes, rename, seed)
   return [stream for i, some in enumerate((episodes, renamed))
           for stream in corpus.base_streams(
-              prompt, some, renamer, lookups, seed + i)]
+              prompt, some, renamer, lookups, seed + i, retrieve, drop_demos)]
 
 
 def experience_stage(run: runs.Run) -> None:
@@ -161,7 +166,7 @@ def experience_streams(
       augment.make_renamer(episodes), episodes, c.experience.rename, c.seed + 2)
   streams = corpus.dream_streams(
       prompt, everything, retrieve, weights, c.experience.use_reasoning,
-      seed=c.seed)
+      c.replay.dropped, seed=c.seed)
   tasks = list({e.task.task_id: e.task for e in episodes}.values())
   share = c.experience.task_share
   streams += corpus.task_streams(

@@ -96,7 +96,8 @@ class Files:
   def prompts(self) -> prompts.Prompts:
     return prompts.Prompts(self.tok, self.config.replay.demo_tokens,
                            self.config.prompt.repeat_pages,
-                           self.config.prompt.restates)
+                           self.config.prompt.restates,
+                           self.config.prompt.refers)
 
   def offline(self) -> list[types.Episode]:
     episodes = trajectories.read_jsonl(self.need(OFFLINE))

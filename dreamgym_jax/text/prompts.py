@@ -7,7 +7,9 @@ Experience model (Eq. 4; writes reasoning R, the edit to s' and a flag):
   <task> instruction <page> s0
   <act> a0 <hit> grounded a0 <demo> d1 ... <think> R0 <edit> EDIT <cont>
   <page> s1 <act> a1 ... <think> R1 <edit> over <win>
-  (without `repeat_pages`, s1 only where it is not what the answer said)
+  (without `repeat_pages`, s1 only where it is not what the answer said;
+  with `refers`, d1 begins with `here` where it is of this very page and action,
+  and EDIT may be `shown`: that of d1)
 Task generator (Eq. 6; the experience model's parameters):
   <seed> instruction <page> s0 ... <task> INSTRUCTION <page> S0 <end>
 
@@ -29,6 +31,8 @@ from dreamgym_jax.text import tokenizer as tokenizers
 # What a token is, so that losses can weigh the parts of a stream apart.
 CONTEXT, REASONING, STATE, FLAG, THOUGHT, ACTION, TASK = range(7)
 N_KINDS = 7
+# What demonstrations and answers say with `refers`.
+HERE, SHOWN = 'here', 'shown'
 _ITEM = re.compile(r'.*?need (.*) have (.*) (yes|no)')
 _COMPARED = re.compile(r'(?:.*?need (.*) have|(.*) at) (.*)')
 
@@ -59,6 +63,7 @@ class Demo(NamedTuple):
   edit: str
   reward: float
   done: bool
+  is_here: bool = False    # of the very page and action that are asked about
 
 
 # Demos of each (task, state, action), by the rule against leaks.
@@ -74,6 +79,7 @@ class Answer(NamedTuple):
   reward: float
   done: bool
   is_invalid: bool
+  is_shown: bool = False   # the edit is that of a demonstration
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +94,10 @@ class Prompts:
   # Whether the task and the element acted on are said once more right before
   # an answer. Small models copy what is near.
   restates: bool = False
+  # Whether a demonstration of this very page and action is marked, and an
+  # answer may take over the edit of the nearest one by a word: what a small
+  # model would have to copy a hundred tokens for.
+  refers: bool = False
 
   def _tagged(self, tag: str, text: str) -> list[int]:
     return [self.tok.tag[tag], *self.tok.encode(text)]
@@ -155,7 +165,8 @@ class Prompts:
     ids = self._tagged('act', action) + self._tagged('hit', grounded)
     for demo in demos:
       verb = demo.action.partition(' ')[0]
-      ids += self._tagged('demo', f'{verb} {demo.grounded}')
+      here = f'{HERE} ' if self.refers and demo.is_here else ''
+      ids += self._tagged('demo', f'{here}{verb} {demo.grounded}')
       ids += self._tagged('edit', demo.edit)[:self.demo_tokens]
       ids.append(self._flag(demo.reward, demo.done))
     if self.restates:
@@ -181,10 +192,15 @@ class Prompts:
     return tuple(self.tok.tag[name] for name in ('cont', 'win', 'lose'))
 
   def dream_answer(
-      self, step: types.Transition, use_reasoning: bool = True
+      self, step: types.Transition, use_reasoning: bool = True,
+      demos: Sequence[Demo] = (),
   ) -> Piece:
-    edit = self.tok.encode(states.diff(
-        step.state, step.next_state, actions.argument(step.action)))
+    text = states.diff(
+        step.state, step.next_state, actions.argument(step.action))
+    # Edits of one line are short, and follow from the page.
+    if self.refers and '\n' in text and demos and demos[0].edit == text:
+      text = SHOWN
+    edit = self.tok.encode(text)
     # The step limit ends episodes by rule, not because the page is over.
     is_over = step.next_state == states.OVER
     flag = _piece([self._flag(step.reward, is_over)], FLAG)
@@ -195,7 +211,7 @@ class Prompts:
 
   def parse_answer(
       self, ids: Sequence[int], state: str, action: str,
-      use_reasoning: bool = True,
+      use_reasoning: bool = True, demos: Sequence[Demo] = (),
   ) -> Answer:
     """Reads R, edit and flag strictly; raises ParseError.
 
@@ -213,6 +229,11 @@ class Prompts:
         or names[2] not in ('cont', 'win', 'lose')):
       raise ParseError(f'want R <edit> edit flag, got {self.tok.show(ids)!r}')
     reasoning, edit = parts[0][1], parts[1][1]
+    is_shown = self.refers and edit == SHOWN
+    if is_shown:
+      if not demos:
+        raise ParseError(f'{SHOWN!r}, and nothing was')
+      edit = demos[0].edit
     try:
       next_state = states.apply(state, edit, actions.argument(action))
     except states.StateError as error:
@@ -223,7 +244,7 @@ class Prompts:
     if use_reasoning and refutes(reasoning):
       reward = 0.0
     is_invalid = not done and next_state == states.invalid(state)
-    return Answer(reasoning, next_state, reward, done, is_invalid)
+    return Answer(reasoning, next_state, reward, done, is_invalid, is_shown)
 
   def corrected(self, ids: Sequence[int]) -> list[int] | None:
     """An answer up to its first wrong comparison, with the right word there.
@@ -270,7 +291,7 @@ class Prompts:
       stream += _piece(
           self.dream_ask(step.action, actions.ground(step.action, step.state),
                          shown, use_reasoning, task.instruction), CONTEXT)
-      stream += self.dream_answer(step, use_reasoning)
+      stream += self.dream_answer(step, use_reasoning, shown)
       previous = step
     return stream
 
