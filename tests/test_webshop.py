@@ -396,6 +396,5 @@ def test_the_official_text_of_pages():
 
 def test_closing_twice_is_harmless():
   world, _ = visit('noop')
-  world.close()
-  world.close()
+  assert world.close() == world.close()
   assert world.reset([types.Task('shop', 0)])

@@ -284,18 +284,13 @@ def empty_cache(cfg: ModelConfig, B: int, S: int) -> Cache:
                jnp.zeros(B, jnp.int32))
 
 
-def unstack(
-    params: Params, cfg: ModelConfig, row_R: jax.Array
-) -> tuple[Params, ...]:
-  """The blocks' weights as N dicts; do it once, outside a decode loop.
-
-  Where they hold adapters of several roles, `row_R` says whose each row is.
-  """
+def unstack(params: Params, cfg: ModelConfig, row_R: jax.Array):
+  """The blocks' weights for these rows, N dicts; once, outside of loops."""
   cast = jax.tree.map(lambda w: w.astype(cfg.dtype), params['blocks'])
   cast |= {n: w for n, w in params['blocks'].items() if n in _SCALES}
   if layers.SCALES in cast:
-    cast[layers.SCALES] = cast[layers.SCALES].at[:, row_R].get(
-        mode='clip')[:, :, None]
+    scales_NxRxX = cast[layers.SCALES].at[:, row_R].get(mode='clip')
+    cast[layers.SCALES] = scales_NxRxX[:, :, None]    # the same for all tokens
   return tuple(jax.tree.map(lambda w, i=i: w[i], cast) for i in range(cfg.N))
 
 
@@ -399,6 +394,6 @@ def extend(
   S = cache.k_NxBxKxSxd.shape[3] if columns is None else columns
   past = read(cache, row_R, S)
   recent = empty_recent(cfg, *tok_RxT.shape)
-  x, recent = append(params, unstack(params, cfg, row_R), past, recent,
-                     tok_RxT, 0, cfg)
+  weights = unstack(params, cfg, row_R)
+  x, recent = append(params, weights, past, recent, tok_RxT, 0, cfg)
   return x, write(cache, row_R, recent, len_R)
