@@ -64,7 +64,7 @@ def test_every_algorithm_learns_from_attempts(name, group, n_parts, cap):
   assert not np.array_equal(state.params['embed'], params['embed'])
   if name != 'dpo':     # three turns of sampled tokens at -3.4
     by_turn = [metrics[f'logp_mismatch/turn_{t}'] for t in range(3)]
-    assert metrics['logp_mismatch'] == pytest.approx(np.mean(by_turn), .5) > 0
+    assert 0 < min(by_turn) <= metrics['logp_mismatch'] <= max(by_turn)
   assert ('importance' in metrics) == bool(cap)
   won, valid = algorithm.groups(some(group))
   # The group of task b has one valid attempt, of two.
