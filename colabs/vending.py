@@ -72,14 +72,20 @@ class Vending:
   """A `types.World` of vending machines; the seed says which."""
 
   def __init__(self, max_steps: int):
-    self._max_steps, self._rows = max_steps, []
+    self._max_steps = max_steps
+    self._rows: dict[int, _Machine] = {}
 
-  def reset(self, tasks: Sequence[types.Task]) -> list[types.Task]:
-    """Row i starts on tasks[i]; raises EnvError for a task it has not."""
-    self._rows = [_make(task) for task in tasks]
+  def reset(
+      self, tasks: Sequence[types.Task], rows: Sequence[int] | None = None
+  ) -> list[types.Task]:
+    """As types.World; raises EnvError for a task it has not."""
+    begun = [_make(task) for task in tasks]
+    if rows is None:
+      self._rows, rows = {}, range(len(tasks))
+    self._rows.update(zip(rows, begun, strict=True))
     return [dataclasses.replace(t, instruction=f'Buy {m.wanted}.',
                                 initial_state=m.page)
-            for t, m in zip(tasks, self._rows, strict=True)]
+            for t, m in zip(tasks, begun, strict=True)]
 
   def step(
       self, rows: Sequence[int], actions_: Sequence[str]
@@ -103,7 +109,7 @@ class Vending:
     return types.Observation(states.OVER, float(is_won), done=True)
 
   def close(self) -> None:
-    self._rows = []
+    self._rows = {}
 
 
 def _make(task: types.Task) -> _Machine:

@@ -189,3 +189,14 @@ def test_worlds_are_made_in_worker_processes_too():
 def test_it_is_as_short_as_the_notebook_says():
   assert len(pathlib.Path(vending.__file__).read_text().splitlines()) <= 200
   assert np.unique(vending.DRINKS).size == len(vending.DRINKS)
+
+
+def test_a_row_begins_anew_and_the_others_go_on():
+  machine = vending.Vending(8)
+  first, second, third = (types.Task('vending-2', seed) for seed in range(3))
+  a, b = machine.reset([first, second])
+  moved = machine.step([1], [vending.advise(b, b.initial_state)[1]])[0].state
+  anew, = machine.reset([third], [0])
+  assert anew == vending.Vending(8).reset([third])[0]
+  now = [o.state for o in machine.step([0, 1], ['noop'] * 2)]
+  assert now == [anew.initial_state, moved] and moved != b.initial_state
