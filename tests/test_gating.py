@@ -10,6 +10,7 @@ from dreamgym_jax import config, rollouts, types
 from dreamgym_jax.data import trajectories
 from dreamgym_jax.envs import miniwob_tasks
 from dreamgym_jax.stages import gating, learn
+from dreamgym_jax.stages import run as runs
 from dreamgym_jax.text import prompts, states
 
 PAGE = '[1] textbox: =\n[2] button: Submit'
@@ -158,6 +159,8 @@ class Run:
   @contextlib.contextmanager
   def bar(self, total, unit):
     yield builtin_types.SimpleNamespace(update=lambda n: None)
+
+  write = runs.Run.write
 
 
 def test_gate_pages_are_those_of_the_gate(tmp_path):

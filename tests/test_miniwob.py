@@ -180,7 +180,7 @@ def test_the_focus_of_one_row_is_not_that_of_another(world, mode):
   if mode == miniwob.USER:
     world = miniwob.MiniWob(mode=mode)
   world.reset([LOGIN, LOGIN])
-  frames = [row.frame for row in world._rows]
+  frames = [row.frame for row in world._rows.values()]
   world._browser.evaluate('''frames => { for (const i of frames) {
       const win = dreamgym.frames[i].contentWindow;
       win.seen = [];
