@@ -23,8 +23,7 @@ from dreamgym_jax.text import prompts, states, tokenizer
 # Words of the grammar, so that the tokenizer knows them whatever was collected.
 _GRAMMAR = ('page textbox: combobox: textarea: checkbox: radio: button: link: '
             'text: tab: header: clickable: remove unchecked unselected '
-            'unexpanded expanded selected checked same over invalid options '
-            'here shown')
+            'unexpanded expanded selected checked same over invalid options')
 
 
 def collect_stage(run: runs.Run) -> None:
@@ -106,7 +105,9 @@ def base_stage(run: runs.Run) -> None:
     episodes = run.offline()
     path = run.workdir / runs.TOKENIZER
     if not run.is_there(path):
-      learned = tokenizer.train(_texts(episodes), c.tokenizer.vocab_size)
+      refers = f' {prompts.HERE} {prompts.SHOWN}' if c.prompt.refers else ''
+      learned = tokenizer.train(_texts(_GRAMMAR + refers, episodes),
+                                c.tokenizer.vocab_size)
       if distributed.is_first():
         path.write_bytes(learned.model)
       distributed.barrier('tokenizer written')
@@ -261,8 +262,10 @@ def _count(episodes: Sequence[types.Episode]) -> int:
   return sum(len(e.transitions) for e in episodes)
 
 
-def _texts(episodes: Sequence[types.Episode]) -> Iterator[str]:
-  yield from (' '.join([_GRAMMAR] * 3),)
+def _texts(
+    grammar: str, episodes: Sequence[types.Episode]
+) -> Iterator[str]:
+  yield from (' '.join([grammar] * 3),)
   for episode in episodes:
     yield episode.task.instruction
     yield episode.task.initial_state
