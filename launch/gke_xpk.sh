@@ -54,11 +54,7 @@ for flag in "$@"; do
   esac
 done
 if [ -z "$shared" ]; then
-  for flag in "${flags[@]}"; do
-    case "$flag" in --config.seed*)
-      die "$flag: each host has a seed of its own; or --shared" ;;
-    esac
-  done
+  refuse_seed host --shared "${flags[@]}"
 fi
 if [ -z "$cluster" ] || [ -z "$zone" ]; then
   die 'which cluster? --cluster=NAME --zone=ZONE (see --help)'

@@ -42,11 +42,7 @@ for flag in "$@"; do
   esac
 done
 if [ "$together" = 0 ]; then
-  for flag in "${flags[@]}"; do
-    case "$flag" in --config.seed*)
-      die "$flag: each GPU has a seed of its own; or --together" ;;
-    esac
-  done
+  refuse_seed GPU --together "${flags[@]}"
 fi
 if [ -z "$gpus" ]; then
   gpus="$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)"

@@ -50,11 +50,7 @@ for flag in "$@"; do
   esac
 done
 if [ -z "$nodes" ]; then
-  for flag in "${flags[@]}"; do
-    case "$flag" in --config.seed*)
-      die "$flag: each job has a seed of its own; or --nodes" ;;
-    esac
-  done
+  refuse_seed job --nodes "${flags[@]}"
 fi
 case "$seeds" in
   '' | 0 | *[!0-9]*) die "--seeds=$seeds: give a number of jobs" ;;

@@ -17,6 +17,16 @@ die() {
   exit 1
 }
 
+# Of a script that gives each $1 a seed, unless $2: no other may be given.
+refuse_seed() {
+  local flag
+  for flag in "${@:3}"; do
+    case "$flag" in --config.seed*)
+      die "$flag: each $1 has a seed of its own; or $2" ;;
+    esac
+  done
+}
+
 run() {
   if [ "$dry_run" = 1 ]; then
     printf 'would run: %s\n' "$*"

@@ -58,11 +58,7 @@ for flag in "$@"; do
   esac
 done
 if [ -z "$shared" ]; then
-  for flag in "${flags[@]}"; do
-    case "$flag" in --config.seed*)
-      die "$flag: each worker has a seed of its own; or --shared" ;;
-    esac
-  done
+  refuse_seed worker --shared "${flags[@]}"
 elif [ -n "$bucket" ]; then
   die '--shared keeps the workdir itself: no --bucket with it'
 fi
