@@ -152,23 +152,24 @@ def whiten(packed: Sequence[PpoBatch]) -> list[PpoBatch]:
   Over the whole iteration, so that its batches keep their proportions; 0 if
   all of them tie.
   """
-  adv_P, weight_P = (
-      np.concatenate([sharding.on_host(x) for x in xs] or [np.zeros(0)])
+  advs, weights = (
+      [sharding.on_host(x) for x in xs]
       for xs in ([p.batch.adv_P for p in packed],
                  [p.batch.weight_P for p in packed])
+  )
+  adv_P, weight_P = (
+      np.concatenate(xs or [np.zeros(0)]) for xs in (advs, weights)
   )
   used = adv_P[weight_P != 0]
   # Decided on the values: the std of equal floats may be off in the last bit.
   scale = 1 / used.std() if len(used) and np.ptp(used) > 0 else 0.0
   mean = used.mean() if len(used) else 0.0
 
-  def white(p: PpoBatch) -> PpoBatch:
-    adv_P = (sharding.on_host(p.batch.adv_P) - mean) * scale
-    weight_P = sharding.on_host(p.batch.weight_P)
-    adv_P = np.where(weight_P != 0, adv_P, 0).astype(np.float32)
-    return p._replace(batch=p.batch._replace(adv_P=adv_P))
+  def white(p: PpoBatch, adv_P, weight_P) -> PpoBatch:
+    adv_P = np.where(weight_P != 0, (adv_P - mean) * scale, 0)
+    return p._replace(batch=p.batch._replace(adv_P=adv_P.astype(np.float32)))
 
-  return [white(p) for p in packed]
+  return [white(*x) for x in zip(packed, advs, weights, strict=True)]
 
 
 def make_ppo_step(
