@@ -64,6 +64,8 @@ def _adapt(c) -> None:
   c.replay.dropped = 0.1
   c.warmup.demos, c.warmup.epochs = 300, 3
   c.gate.pages = 30                 # four families: 120 rollouts
+  # A list of results that is invented belongs to another shop.
+  c.gate.unforeseen = 0.9
   c.rl.max_new = 64
   c.dream.iterations = 15
   c.evaluate.pages = 50

@@ -186,6 +186,7 @@ def defaults() -> D:
   c.gate.enforce = True             # False goes on, and the report says so
   c.gate.pages = 24                 # of each family, one rollout each
   c.gate.next_state = 0.97
+  c.gate.unforeseen = 0.0           # of steps that nothing before them tells
   c.gate.invalid_recall = 0.97
   c.gate.false_wins = 0.03          # of failing episodes
   c.gate.gap = 0.05                 # |success dreamed - success real|
@@ -294,9 +295,9 @@ def leaves(config: D, prefix: str = '') -> Iterator[tuple[str, Any]]:
 _SHARES = ('base.rename', 'base.lookups', 'experience.rename',
            'experience.task_share', 'replay.max_dreamed_share',
            'replay.dropped',
-           'curriculum.max_synthetic', 'gate.next_state',
-           'gate.invalid_recall', 'gate.false_wins', 'rl.discount',
-           'rl.trace', 'rl.step_discount')
+           'curriculum.max_synthetic', 'gate.next_state', 'gate.unforeseen',
+           'gate.invalid_recall', 'gate.false_wins', 'rl.discount', 'rl.trace',
+           'rl.step_discount')
 _CHOICES = {
     'size': SIZES, 'env.mode': ('script', 'user'),
     'teacher.limit': ('max_tokens', 'max_completion_tokens'),

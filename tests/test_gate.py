@@ -48,6 +48,26 @@ def test_perfect_dream_passes():
   assert got.passed and not got.reasons and not got.notes
 
 
+def test_a_floor_under_what_nobody_could_foresee():
+  drawn = [dataclasses.replace(p, is_determined=False, episode_id=f'd{i}')
+           for i in range(40)
+           for p in episode(i, [LOSE], [LOSE if i % 4 else step('other')])]
+  got = gate.measure(perfect() + drawn, {}, {}).rows['click-button']
+  assert got.unforeseen == (30, 40) and got.next_state.value == 1
+  assert verdict(perfect() + drawn).passed
+  strict = dataclasses.replace(LIMITS, unforeseen=0.9)
+  assert verdict(perfect() + drawn, limits=strict).reasons[0].startswith(
+      'unforeseen: 10 of 40 wrong')
+  assert verdict(perfect(), limits=strict).passed     # nothing to foresee
+
+
+def test_a_table_from_before_that_floor_is_read():
+  rows = gate.measure(perfect(), {}, {}).to_json()
+  for row in rows.values():
+    del row['unforeseen']
+  assert gate.from_json(rows).rows['all'].unforeseen == (0, 0)
+
+
 def test_counts_by_hand():
   pairs = (
       episode(0, [GO_ON, INVALID, LOSE], [GO_ON, GO_ON, WIN])

@@ -39,9 +39,14 @@ def predict(
       real = [batch[i].transitions[t] for i in live]
       dream.follow(live, [s.state for s in real])
       seen = dream.step(live, [s.action for s in real])
-      demos = retrieve([batch[i].task for i in live],
-                       [s.state for s in real], [s.action for s in real])
-      for i, step, o, shown in zip(live, real, seen, demos, strict=True):
+      known = [is_determined(batch[i], t) for i in live]
+      asked = [i for i, is_known in zip(live, known, strict=True)
+               if not is_known]
+      steps = [batch[i].transitions[t] for i in asked]
+      shown = dict(zip(asked, retrieve(
+          [batch[i].task for i in asked], [s.state for s in steps],
+          [s.action for s in steps]) if asked else (), strict=True))
+      for i, step, o, is_known in zip(live, real, seen, known, strict=True):
         dreamed = types.Transition(
             step.state, step.action, '' if o.is_malformed else o.state,
             o.reward, o.done, o.is_invalid, o.reasoning,
@@ -49,8 +54,7 @@ def predict(
         pairs.append(gate.StepPair(
             batch[i].task.family, batch[i].episode_id, t, step, dreamed,
             t + 1 == len(batch[i].transitions),
-            is_determined(batch[i], t),
-            any(_makes(demo, step) for demo in shown)))
+            is_known, any(_makes(demo, step) for demo in shown.get(i, ()))))
   return pairs
 
 
@@ -72,8 +76,8 @@ def annotated(
 
 def thresholds(run: runs.Run) -> gate.Thresholds:
   g = run.config.gate
-  return gate.Thresholds(g.next_state, g.invalid_recall, g.false_wins, g.gap,
-                         g.min_n)
+  return gate.Thresholds(g.next_state, g.unforeseen, g.invalid_recall,
+                         g.false_wins, g.gap, g.min_n)
 
 
 def summary(run: runs.Run, table: gate.GateTable, label: str) -> dict:
