@@ -174,6 +174,8 @@ def test_hbm_is_touched_once_by_each_operation():
   %a = f32[4]{0} fusion(%t), kind=kLoop, calls=%inside
   %b = f32[4]{0:S(1)} negate(%a)
   %c = (f32[8,4]{1,0}, f32[1,4]{1,0}) fusion(%t, %a), calls=%update
+  %e = ((f32[8,4]{1,0}), f32[2,4]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%t)
+  %f = f32[2,4]{1,0:S(1)} slice-done(%e)
 }
 
 ENTRY %main (x: f32[8,4]) -> f32[8,4] {
@@ -183,9 +185,10 @@ ENTRY %main (x: f32[8,4]) -> f32[8,4] {
 }
 '''.replace('KNOWN', 'backend_config={"known_trip_count":{"n":"5"}}')
   # negate: 128 read and written. A turn: a slice of 16 read and written; 16
-  # read for what stays on the chip; 16 read, 16 written in place, 16 beside.
+  # read for what stays on the chip; 16 read, 16 written in place, 16 beside;
+  # 32 fetched ahead.
   assert traffic.touched(program.parse(hlo)) == 2 * 128 + 5 * (
-      2 * 16 + 16 + 3 * 16)
+      2 * 16 + 16 + 3 * 16 + 32)
 
 
 def test_steps_that_unroll_are_carried_on_from_few_layers():

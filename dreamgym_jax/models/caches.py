@@ -2,7 +2,8 @@
 
 A cache is read into the layout that attention wants, new columns gather in a
 small buffer, and only these are written back: nothing ever copies a whole
-cache. The layers that make the columns are transformer.py.
+cache. Each layer has arrays of its own, for TPUs copy a layer out of a stack
+before they attend to it. The layers that make the columns are transformer.py.
 """
 
 from typing import NamedTuple
@@ -12,16 +13,20 @@ import jax.numpy as jnp
 
 from dreamgym_jax.models import sharding
 
-# Names of the axes of a cache's keys and values.
-COLUMNS = (None, 'batch', 'kv')
+# Names of the axes of a layer's keys and values.
+COLUMNS = ('batch', 'kv')
 
 
 class Cache(NamedTuple):
   """Keys and values of B append-only rows, each with its own length."""
 
-  k_NxBxKxSxd: jax.Array
-  v_NxBxKxSxd: jax.Array
+  k: tuple[jax.Array, ...]  # N of [B, K, S, d]
+  v: tuple[jax.Array, ...]  # N of [B, K, S, d]
   fill_B: jax.Array         # int32, next free column of each row
+
+  @property
+  def capacity(self) -> int:
+    return self.k[0].shape[2]
 
 
 class Past(NamedTuple):
@@ -41,10 +46,11 @@ class Recent(NamedTuple):
 
 def empty(cfg, B: int, S: int) -> Cache:
   """B empty rows with room for S tokens each."""
-  shape = (cfg.N, B, cfg.K, S, cfg.d)
+  shape = (B, cfg.K, S, cfg.d)
   placed = sharding.where(shape, *COLUMNS)
-  return Cache(*(jnp.zeros(shape, cfg.dtype, device=placed) for _ in 'kv'),
-               jnp.zeros(B, jnp.int32))
+  k, v = (tuple(jnp.zeros(shape, cfg.dtype, device=placed)
+                for _ in range(cfg.N)) for _ in 'kv')
+  return Cache(k, v, jnp.zeros(B, jnp.int32))
 
 
 def pick(x_B: jax.Array, row_R: jax.Array | None) -> jax.Array:
@@ -62,14 +68,9 @@ def _fill(cache: Cache, row_R: jax.Array | None) -> jax.Array:
 
 def read(cache: Cache, row_R: jax.Array | None, columns: int) -> Past:
   """The first `columns` columns of rows as `pick`; a row >= B is empty."""
-  N, fill_R = cache.k_NxBxKxSxd.shape[0], _fill(cache, row_R)
-
-  def rows(x_NxBxKxSxd):
-    return [pick(x_NxBxKxSxd[i, :, :, :columns], row_R) for i in range(N)]
-
-  k, v = ([sharding.constrain(x, *COLUMNS[1:]) for x in rows(kv)]
-          for kv in (cache.k_NxBxKxSxd, cache.v_NxBxKxSxd))
-  return Past(tuple(x.swapaxes(2, 3) for x in k), tuple(v), fill_R)
+  k, v = (tuple(sharding.constrain(pick(x[:, :, :columns], row_R), *COLUMNS)
+                for x in layers) for layers in (cache.k, cache.v))
+  return Past(tuple(x.swapaxes(2, 3) for x in k), v, _fill(cache, row_R))
 
 
 def empty_recent(cfg, R: int, C: int) -> Recent:
@@ -86,38 +87,43 @@ def write(
   Rows >= B, columns past len_R and columns past the capacity are dropped:
   the caller checks that there is room.
   """
-  C, S = recent.k[0].shape[1], cache.k_NxBxKxSxd.shape[3]
+  C, S = recent.k[0].shape[1], cache.capacity
   fill_R = _fill(cache, row_R)
+  if row_R is None:
+    k, v = (sharding.on_each(
+        _write_in_place, (old, new, fill_R, len_R),
+        (COLUMNS, ('batch', None, 'kv'), ('batch',), ('batch',)), 0)
+            for old, new in ((cache.k, recent.k), (cache.v, recent.v)))
+    return Cache(k, v, cache.fill_B + len_R)
   c_C = jnp.arange(C)[None]
   col_RxC = jnp.where(c_C < len_R[:, None], fill_R[:, None] + c_C, S)
 
-  def put(x, new):
-    if row_R is None:
-      return sharding.on_each(
-          _write_in_place, (x, jnp.stack(new, 0)[:, :, :S], fill_R, len_R),
-          (COLUMNS, (None, 'batch', None, 'kv'), ('batch',), ('batch',)), 0)
-    # The indexed axes come first: [R, C, N, K, d].
-    return sharding.constrain(x.at[:, row_R[:, None], :, col_RxC].set(
-        jnp.stack(new, 2), mode='drop'), *COLUMNS)
+  def put(x_BxKxSxd, new_RxCxKxd):
+    # The indexed axes come first: [R, C, K, d].
+    return sharding.constrain(x_BxKxSxd.at[row_R[:, None], :, col_RxC].set(
+        new_RxCxKxd, mode='drop'), *COLUMNS)
 
-  return Cache(put(cache.k_NxBxKxSxd, recent.k),
-               put(cache.v_NxBxKxSxd, recent.v),
-               cache.fill_B + len_R if row_R is None else
+  return Cache(tuple(map(put, cache.k, recent.k)),
+               tuple(map(put, cache.v, recent.v)),
                cache.fill_B.at[row_R].add(len_R, mode='drop'))
 
 
-def _write_in_place(x_NxBxKxSxd, new_NxBxCxKxd, fill_B, len_B):
-  """Row by row: TPUs copy a cache that is scattered to."""
-  N, B, K, S, d = x_NxBxKxSxd.shape
-  C = new_NxBxCxKxd.shape[2]
+def _write_in_place(old, new, fill_B, len_B):
+  """Row by row, of all layers: TPUs copy a cache that is scattered to."""
+  B, K, S, d = old[0].shape
+  C = min(new[0].shape[1], S)
   start_B = jnp.clip(fill_B, 0, S - C)
 
-  def one(b, x):
-    at, c_C = (0, b, 0, start_B[b], 0), jnp.arange(C) - fill_B[b] + start_B[b]
-    old = jax.lax.dynamic_slice(x, at, (N, 1, K, C, d))
-    new = jnp.roll(new_NxBxCxKxd[:, b], fill_B[b] - start_B[b], 1)
-    is_new = ((c_C >= 0) & (c_C < len_B[b]))[None, None, None, :, None]
-    return jax.lax.dynamic_update_slice(
-        x, jnp.where(is_new, new.swapaxes(1, 2)[:, None], old), at)
+  def one(b, layers):
+    at, c_C = (b, 0, start_B[b], 0), jnp.arange(C) - fill_B[b] + start_B[b]
+    is_new = ((c_C >= 0) & (c_C < len_B[b]))[None, None, :, None]
 
-  return jax.lax.fori_loop(0, B, one, x_NxBxKxSxd)
+    def put(x_BxKxSxd, new_BxCxKxd):
+      moved = jnp.roll(new_BxCxKxd[b, :C], fill_B[b] - start_B[b], 0)
+      return jax.lax.dynamic_update_slice(x_BxKxSxd, jnp.where(
+          is_new, moved.swapaxes(0, 1)[None],
+          jax.lax.dynamic_slice(x_BxKxSxd, at, (1, K, C, d))), at)
+
+    return tuple(map(put, layers, new))
+
+  return jax.lax.fori_loop(0, B, one, old)

@@ -128,10 +128,10 @@ def put_last(
 
 def memory(
     cfg: transformer.ModelConfig, B: int, S: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...], jax.Array]:
   """What the functions here take and give back: keys, values, last states."""
   cache = caches.empty(cfg, B, S)
-  return cache.k_NxBxKxSxd, cache.v_NxBxKxSxd, jnp.zeros(
+  return cache.k, cache.v, jnp.zeros(
       (B, cfg.D), cfg.dtype, device=sharding.where((B,), 'batch'))
 
 
@@ -181,7 +181,7 @@ def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw, *,
           jnp.zeros(R, jnp.int32), left_R > 0))
   cache = caches.write(cache, row_R, s.recent, s.len_R)
   last_BxD = put_last(last_BxD, row_R, s.x_RxD)
-  return (cache.k_NxBxKxSxd, cache.v_NxBxKxSxd, last_BxD,
+  return (cache.k, cache.v, last_BxD,
           sharding.whole(s.tok_RxC, s.logp_RxC, s.watch_RxW, s.len_R))
 
 
@@ -204,7 +204,7 @@ def extend(params, k, v, last_BxD, fill_B, row_R, tok_RxT, len_R, *, cfg,
   x_RxD = jnp.where(len_R[:, None] > 0, jnp.take_along_axis(
       x_RxTxD, end, 1)[:, 0], last_RxD)
   last_BxD = put_last(last_BxD, row_R, x_RxD)
-  return cache.k_NxBxKxSxd, cache.v_NxBxKxSxd, last_BxD, logp_RxT
+  return cache.k, cache.v, last_BxD, logp_RxT
 
 
 @functools.partial(
@@ -213,12 +213,11 @@ def extend(params, k, v, last_BxD, fill_B, row_R, tok_RxT, len_R, *, cfg,
 def copy(k, v, last_BxD, from_R, to_R, *, columns):
   """Rows `to_R` become copies of rows `from_R`, up to `columns`."""
   def put(x):
-    rows = x[:, :, :, :columns].at[:, from_R].get(mode='clip')
+    rows = x[:, :, :columns].at[from_R].get(mode='clip')
     return sharding.constrain(
-        x.at[:, to_R, :, :columns].set(rows, mode='drop'),
-        *caches.COLUMNS)
+        x.at[to_R, :, :columns].set(rows, mode='drop'), *caches.COLUMNS)
 
-  return put(k), put(v), put_last(
+  return tuple(map(put, k)), tuple(map(put, v)), put_last(
       last_BxD, to_R, last_BxD.at[from_R].get(mode='clip'))
 
 

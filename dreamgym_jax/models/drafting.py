@@ -153,6 +153,6 @@ def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw,
           jnp.zeros((R, W)), jnp.zeros(R, jnp.int32), left_R > 0))
   cache = caches.write(cache, row_R, s.recent, s.len_R)
   last_BxD = decoding.put_last(last_BxD, row_R, s.x_RxD)
-  return (cache.k_NxBxKxSxd, cache.v_NxBxKxSxd, last_BxD,
+  return (cache.k, cache.v, last_BxD,
           sharding.whole(s.tok_RxC, s.logp_RxC, s.watch_RxW, s.len_R),
           s.calls)

@@ -11,6 +11,7 @@ carries on from there. Outside of a mesh nothing is put anywhere.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -125,10 +126,12 @@ def whole(*arrays: jax.Array) -> list[jax.Array]:
 
 
 def on_each(
-    fn: Callable[..., jax.Array], args: Sequence[jax.Array],
+    fn: Callable[..., Any], args: Sequence[Any],
     names: Sequence[Sequence[str | None]], out: int,
-) -> jax.Array:
+) -> Any:
   """fn(*args) by each device on its part; the result lies as args[out] does.
+
+  An argument is an array, or a tuple of arrays that are alike.
 
   For what XLA would not split, a kernel, or would split badly: a product over
   axes that were merged. An axis is split only if it can be wherever it is
@@ -137,14 +140,15 @@ def on_each(
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
     return fn(*args)
-  specs = [fitting(x.shape, n, mesh) for x, n in zip(args, names, strict=True)]
-  kept = {n for x, given, s in zip(args, names, specs, strict=True)
+  shapes = [jax.tree.leaves(x)[0].shape for x in args]
+  specs = [fitting(x, n, mesh) for x, n in zip(shapes, names, strict=True)]
+  kept = {n for given, s in zip(names, specs, strict=True)
           for n, entry, full in zip(
               given, (*s, *[None] * len(given)), spec(*given), strict=False)
           if n and not entry and _n_parts(mesh, full) > 1}
   specs = tuple(
-      fitting(x.shape, [None if n in kept else n for n in given], mesh)
-      for x, given in zip(args, names, strict=True))
+      fitting(x, [None if n in kept else n for n in given], mesh)
+      for x, given in zip(shapes, names, strict=True))
   return jax.shard_map(
       fn, in_specs=specs, out_specs=specs[out], check_vma=False)(*args)
 

@@ -337,7 +337,7 @@ def extend(
   meaningless, rows of length 0 are untouched, and what a row gives does not
   depend on the other rows.
   """
-  S = cache.k_NxBxKxSxd.shape[3] if columns is None else columns
+  S = cache.capacity if columns is None else columns
   past = caches.read(cache, row_R, S)
   recent = caches.empty_recent(cfg, *tok_RxT.shape)
   x, recent = append(params, of_rows(params, cfg, row_R), past, recent,

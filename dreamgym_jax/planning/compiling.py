@@ -157,8 +157,8 @@ def _sampler_state(cfg, mesh, shape):
   params = jax.eval_shape(
       functools.partial(serving.cast, cfg=cfg), transformer.shapes(cfg))
   params = _like(params, serving.where(params, cfg, mesh))
-  cache = _array((cfg.N, shape.rows, cfg.K, shape.capacity, cfg.d), cfg.dtype,
-                 mesh, None, 'batch', 'kv', None, None)
+  cache = (_array((shape.rows, cfg.K, shape.capacity, cfg.d), cfg.dtype, mesh,
+                  'batch', 'kv', None, None),) * cfg.N
   last = _array((shape.rows, cfg.D), cfg.dtype, mesh, 'batch', None)
   return params, cache, cache, last
 

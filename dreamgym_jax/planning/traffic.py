@@ -16,6 +16,7 @@ _FREE = frozenset((
     'conditional', 'call', 'after-all', 'partition-id', 'iota',
     'opt-barrier'))
 _SLICES = frozenset(('dynamic-slice', 'slice', 'gather'))
+_FETCHES = frozenset(('slice-start', 'dynamic-slice-start'))
 _UPDATES = frozenset(('dynamic-update-slice', 'scatter'))
 _VIEWS = frozenset(('bitcast', 'copy', 'convert', 'pad', 'reshape'))
 _NUMBER = re.compile(r' parameter\((\d+)\)')
@@ -41,8 +42,12 @@ def _of(op: program.Op, ops: dict[str, program.Op], parsed) -> float:
   operands = [ops[name] for name in op.operands if name in ops]
   read = [float(sum(program.sizes(o.type, True))) for o in operands]
   wrote = float(sum(program.sizes(op.type, True)))
-  if op.kind.endswith('-start'):      # its type names operand and result
-    return float(sum(program.sizes(op.type, True)))
+  if op.kind in _FETCHES:             # its type names operand, result, context
+    _, near, *_ = program.sizes(op.type, True)
+    _, size, *_ = program.sizes(op.type)
+    return float(size + near)
+  if op.kind.endswith('-start'):      # likewise, and all of it is moved
+    return wrote
   if op.kind in _SLICES:
     return 2 * wrote
   if op.kind in _UPDATES:
