@@ -137,7 +137,7 @@ def guess(job: Job, layout: roofline.Layout) -> Guess:
       roofline.served_bytes(cfg, at) + cache)
   train = roofline.times(
       chip, job.chips, work.flops,
-      roofline.train_hbm_bytes(cfg, job.length, at),
+      roofline.train_hbm_bytes(cfg, job.length, at, job.has_reference),
       roofline.train_link_seconds(
           cfg, job.length, at, job.has_reference, chip, job.sides))
   one = roofline.decode_work(
@@ -321,10 +321,10 @@ def _step(name, s, job, at) -> str:
 
 def _head(c, job: Job) -> list[str]:
   cfg = job.cfg
+  name = c.plan.model or 'the model of the config'
   return [
-      f'{c.plan.model or "the model of the config"}: '
-      f'{roofline.n_params(cfg) / 1e9:.3g}e9 parameters, {cfg.dtype}; policy '
-      'and experience model of this size each',
+      f'{name}: {roofline.n_params(cfg) / 1e9:.3g}e9 parameters, {cfg.dtype}; '
+      'policy and experience model of this size each',
       f'{c.plan.topology}: {job.chips} chips of {job.chip.hbm / _G:.0f} GiB, '
       f'{job.chip.flops / 1e12:.0f} TFLOP/s, HBM '
       f'{job.chip.hbm_rate / 1e9:.0f} GB/s, links '
@@ -373,14 +373,15 @@ def _speed(job: Job, g: Guess) -> list[str]:
 def _scaling(job: Job, g: Guess) -> str:
   """Training on more chips with as many more rows, by the same model.
 
-  A torus grows along all its axes, a grid 2 x 4. The layout is searched again;
-  what it takes more by arithmetic is added to what was compiled.
+  A torus grows along all its axes, a grid 2 x 4. The layout is searched again,
+  for training alone; what is more by arithmetic is added to what was compiled.
   """
   factors = {3: (2, 2, 2), 2: (2, 4)}.get(len(job.sides), (_MORE,))
   large = job._replace(
       sides=tuple(n * k for n, k in zip(job.sides, factors, strict=True)),
       episodes=job.episodes * _MORE)
-  wide = search(large, rows=g.layout.rows * _MORE)[0]
+  wide = min(search(large, rows=g.layout.rows * _MORE), key=lambda w: (
+      w.bytes > _ROOM * job.chip.hbm, w.train.longest + sum(w.train)))
   after = roofline.Times(*(
       max(0.0, x + more - less) for x, more, less in zip(
           g.train, wide.train, guess(job, g.layout).train, strict=True)))

@@ -184,13 +184,21 @@ def train_link_bytes(
 
 
 def train_hbm_bytes(
-    cfg: transformer.ModelConfig, length: int, layout: Layout
+    cfg: transformer.ModelConfig, length: int, layout: Layout,
+    with_reference: bool,
 ) -> float:
-  """Per chip, read and written in one update: weights, Adam, activations."""
+  """Per chip, read and written in one update: weights, Adam, activations.
+
+  XLA multiplies with each part of a gathered weight as it comes, and adds to
+  the product: it is read and written again for each of the `fsdp` parts.
+  """
   passes = {'none': 2, 'dots': 2.5, 'block': 3}[layout.remat]
+  products = layout.rows * length / layout.shards * _width(cfg) * (
+      2 * cfg.D + ((cfg.H + 2 * cfg.K) * cfg.d + 2 * cfg.F) / layout.tensor)
+  again = 2 * (layout.fsdp - 1) * (int(passes) + with_reference) * products
   return (passes * _width(cfg) * n_params(cfg) / layout.tensor
           + 2 * state_bytes(cfg, layout) + weight_bytes(cfg, layout)
-          + 2 * passes * cfg.N * _layer_bytes(cfg, length, layout))
+          + cfg.N * (2 * passes * _layer_bytes(cfg, length, layout) + again))
 
 
 class Decode(NamedTuple):
