@@ -321,10 +321,9 @@ def _step(name, s, job, at) -> str:
 
 def _head(c, job: Job) -> list[str]:
   cfg = job.cfg
-  name = c.plan.model or 'the model of the config'
   return [
-      f'{name}: {roofline.n_params(cfg) / 1e9:.3g}e9 parameters, {cfg.dtype}; '
-      'policy and experience model of this size each',
+      f'{c.plan.model or "the config"}: {roofline.n_params(cfg) / 1e9:.3g}e9 '
+      f'parameters, {cfg.dtype}; policy and experience model of this size each',
       f'{c.plan.topology}: {job.chips} chips of {job.chip.hbm / _G:.0f} GiB, '
       f'{job.chip.flops / 1e12:.0f} TFLOP/s, HBM '
       f'{job.chip.hbm_rate / 1e9:.0f} GB/s, links '
