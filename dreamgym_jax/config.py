@@ -270,8 +270,9 @@ def defaults() -> D:
   c.plan.fsdp = c.plan.tensor = 0   # of the mesh; 0 = search
   c.plan.rows = 0                   # of a training batch; 0 = search
   c.plan.compile = True             # TPUs: compile the real steps
-  # Decoding unrolls its layers, which compile long: two smaller numbers of
-  # them, from which the rest is carried on. () = all are compiled.
+  # Samplers unroll their layers, which compile long: two smaller numbers of
+  # them, from which the rest is carried on. () = all are compiled. From 2 on:
+  # the keys of a single layer may stay on the chip, and say too little.
   c.plan.layers = ()
   c.plan.price = 0.0                # $ a chip-hour; 0 = list price
 

@@ -8,7 +8,6 @@ measured: all units at once (the time of the slowest) and one after the other
 """
 
 import dataclasses
-import functools
 import math
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -281,15 +280,15 @@ def _compile_train(c, job, at) -> compiling.Compiled:
 def _compile_sampler(c, job, at) -> dict[str, compiling.Compiled]:
   rows = -(-job.episodes // at.shards) * at.shards
   full = compiling.Sampling(rows, job.capacity, job.capacity, _PIECE)
-  few, target = c.plan.layers, _target(c, job, at)
-  extend = functools.partial(
-      compiling.carried_on, compiling.extend_step, job.cfg, few, target)
-  # Keys of one or two layers may stay on the chip: those say too little.
-  more = [2 * n for n in few]
+
+  def compiled(step, shape):
+    return compiling.carried_on(
+        step, job.cfg, c.plan.layers, _target(c, job, at), shape)
+
   return {
-      'prefill': extend(full._replace(columns=0)), 'extend': extend(full),
-      'decode': compiling.carried_on(
-          compiling.decode_step, job.cfg, more, target, full)}
+      'prefill': compiled(compiling.extend_step, full._replace(columns=0)),
+      'extend': compiled(compiling.extend_step, full),
+      'decode': compiled(compiling.decode_step, full)}
 
 
 def compiled_times(

@@ -11,8 +11,7 @@ plans=(
   'llama-3.2-3b v5p:4x4x4'
   'llama-3.1-8b v5p:4x4x4'
   'qwen2.5-7b v5p:4x4x4'
-  'llama-3.2-3b v5e:4x4 --config.rl.tasks=5 --config.plan.fsdp=2
-    --config.plan.tensor=8 --config.plan.rows=4'
+  'llama-3.2-3b v5e:4x4'
   'llama-3.1-8b v5e:4x4 --config.rl.tasks=4'
   'llama-3.2-3b v6e:4x4'
   'llama-3.1-8b v6e:4x4'
@@ -27,7 +26,7 @@ for plan in "${plans[@]}"; do
     continue
   fi
   flags=("--config=configs/paper.py:$model"
-    "--config.plan.topology=$topology" '--config.plan.layers=(1,2)')
+    "--config.plan.topology=$topology" '--config.plan.layers=(2,4)')
   flags+=("${more[@]:2}")
   {
     printf '$ python -m dreamgym_jax.main --mode=plan'
