@@ -48,6 +48,7 @@ def defaults() -> D:
   c.env.rows = 40                   # pages a browser holds at once
   # Rows that wait until so many are free, before they take the next tasks.
   c.env.refill = 1
+  c.env.parts = 1    # 2: half of the rows act while the policy writes for half
   c.env.workers = 1                 # browser processes
   c.env.mode = 'script'             # 'script' or 'user' input
   c.env.timeout = 10.0              # seconds for one browser call

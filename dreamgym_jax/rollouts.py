@@ -3,16 +3,23 @@
 The policy's streams stay in its sampler's cache across turns; what the sampler
 drew is kept token by token, so that the learner trains on exactly what was
 sampled, with the log-probabilities it was sampled with.
+
+Rows may play in parts: while those of one part are in the world, the policy
+writes for the others, in a thread of its own.
 """
 
+import collections
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from dreamgym_jax import sampling, types
+from dreamgym_jax.models import sharding
 from dreamgym_jax.text import prompts
 
 
@@ -34,6 +41,7 @@ class Settings(NamedTuple):
   # Rows that must be free before they take the next tasks: all rows wait for a
   # reset, and some worlds take long for one.
   refill: int = 1
+  parts: int = 1            # of the rows, each in the world in its turn
 
 
 class _Stream:
@@ -74,7 +82,8 @@ def rollout(
     tasks: the same task may stand several times (a group of Eq. 3).
     key: consumed; turn t of task i depends on (key, i, t) alone, not on the
       row, on the others, or on how many rows there are.
-    settings: see there; the episodes are the same whatever `refill` is.
+    settings: see there; the episodes are the same whatever `refill` and
+      `parts` are.
     source: types.REAL or types.DREAMED, kept on the episodes.
     label: prefix of the episode ids.
     on_step: called with the number of steps just taken, for progress bars.
@@ -96,44 +105,83 @@ def rollout(
   sampler.start(n_rows)
   streams = begin(world.reset(tasks[:n_rows]))
   playing = {r: r for r in range(n_rows)}     # row -> index of its task
-  while playing:
-    fits = [r for r, i in playing.items() if sampler.fits(
+
+  def write(
+      part: dict[int, int], fresh: Sequence[int]
+  ) -> tuple[list[int], list[tuple[str, str]]]:
+    """The rows that there was room for, and their (thought, action)."""
+    sampler.forget(fresh)
+    rows = [r for r, i in part.items() if sampler.fits(
         r, len(streams[i].pending) + settings.max_new)]
-    for r in playing.keys() - set(fits):
-      streams[playing[r]].error = 'the stream is full'
-    now = [streams[playing[r]] for r in fits]
+    for r in part.keys() - set(rows):
+      streams[part[r]].error = 'the stream is full'
+    now = [streams[part[r]] for r in rows]
     turns = sampler.turn(
-        params, fits, [s.pending for s in now],
+        params, rows, [s.pending for s in now],
         key=_keys([luck(len(s.steps)) for s in now]),
-        streams=[playing[r] for r in fits],
+        streams=[part[r] for r in rows],
         temperature=settings.temperature, max_new=settings.max_new,
         stop=(prompt.tok.tag['end'],), watch=())
-    replies = []
     for s, turn in zip(now, turns, strict=True):
       s.append(turn)
-      replies.append(prompt.parse_reply(turn.tokens))
-    seen = world.step(fits, [action for _, action in replies])
-    on_step(len(fits))
-    still = set()
-    for r, s, (thought, action), o in zip(
-        fits, now, replies, seen, strict=True):
-      s.steps.append(types.Transition(
-          s.state, action, o.state, o.reward, o.done, o.is_invalid,
-          o.reasoning, thought, o.success_prob))
-      s.is_malformed, s.error = o.is_malformed, o.error
-      if not o.done:
-        s.pending = prompt.observe(s.state, o.state) + prompt.policy_ask()
-        still.add(r)
-      s.state = o.state
-    playing = {r: i for r, i in playing.items() if r in still}
-    free = [r for r in range(n_rows) if r not in playing]
-    new = range(len(streams), min(len(tasks), len(streams) + len(free)))
-    if new and (len(free) >= settings.refill or not playing):
-      free = free[:len(new)]
-      sampler.forget(free)
-      streams += begin(world.reset(tasks[new.start:new.stop], free))
-      playing |= zip(free, new, strict=True)
+    return rows, [prompt.parse_reply(turn.tokens) for turn in turns]
+
+  with _starter(settings.parts) as start:
+    written = collections.deque()
+    for k in range(min(settings.parts, n_rows)):
+      part = range(n_rows)[k::settings.parts]
+      written.append((part, start(write, {r: r for r in part}, ())))
+    while written:
+      part, future = written.popleft()
+      rows_now, replies = future.result()
+      seen = world.step(rows_now, [action for _, action in replies])
+      on_step(len(rows_now))
+      before = {r: playing.pop(r) for r in part if r in playing}
+      for r, (thought, action), o in zip(
+          rows_now, replies, seen, strict=True):
+        s = streams[before[r]]
+        s.steps.append(types.Transition(
+            s.state, action, o.state, o.reward, o.done, o.is_invalid,
+            o.reasoning, thought, o.success_prob))
+        s.is_malformed, s.error = o.is_malformed, o.error
+        if not o.done:
+          s.pending = prompt.observe(s.state, o.state) + prompt.policy_ask()
+          playing[r] = before[r]
+        s.state = o.state
+      free = [r for r in part if r not in playing]
+      new = range(len(streams), min(len(tasks), len(streams) + len(free)))
+      fresh = ()
+      if new and (len(free) >= settings.refill or len(free) == len(part)):
+        fresh = free[:len(new)]
+        streams += begin(world.reset(tasks[new.start:new.stop], fresh))
+        playing |= zip(fresh, new, strict=True)
+      if mine := {r: playing[r] for r in part if r in playing}:
+        written.append((part, start(write, mine, fresh)))
   return [_attempt(s, source, f'{label}-{i}') for i, s in enumerate(streams)]
+
+
+@contextlib.contextmanager
+def _starter(
+    parts: int
+) -> Iterator[Callable[..., futures.Future]]:
+  """What starts a call: at once, or where there are parts in one thread."""
+  if parts == 1:
+    yield _at_once
+    return
+  mesh = sharding.in_use()      # threads begin without one
+
+  def within(call, *args):
+    with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
+      return call(*args)
+
+  with futures.ThreadPoolExecutor(1) as pool:
+    yield functools.partial(pool.submit, within)
+
+
+def _at_once(call: Callable, *args) -> futures.Future:
+  done = futures.Future()
+  done.set_result(call(*args))
+  return done
 
 
 def _keys(data: list[np.ndarray]) -> jax.Array:

@@ -1,5 +1,7 @@
 """Rollouts: what the learner is given is exactly what was sampled."""
 
+import threading
+
 import jax
 import numpy as np
 import pytest
@@ -69,10 +71,11 @@ class Fake:
     pass
 
 
-def play(model, sampler, prompt, world, tasks=TASKS, seed=0, refill=1, **kw):
+def play(model, sampler, prompt, world, tasks=TASKS, seed=0, refill=1,
+         parts=1, **kw):
   return rollouts.rollout(
       model[1], sampler, prompt, world, tasks, jax.random.key(seed),
-      SETTINGS._replace(refill=refill), types.REAL, 'e', **kw)
+      SETTINGS._replace(refill=refill, parts=parts), types.REAL, 'e', **kw)
 
 
 @pytest.fixture(scope='module')
@@ -195,6 +198,52 @@ def test_an_episode_does_not_tell_which_row_it_had(
     np.testing.assert_allclose(a.logp_T, b.logp_T, atol=1e-5)
   assert {r for asked, _ in world.asked for r in asked} == set(range(rows))
   assert len(world.asked) == n_turns
+
+
+@pytest.mark.parametrize('rows, refill, parts', [
+    (3, 1, 2), (3, 2, 2), (2, 9, 2), (3, 1, 3), (1, 1, 2)])
+def test_an_episode_does_not_tell_that_rows_played_in_parts(
+    model, sampler, prompt, side_by_side, rows, refill, parts):
+  world = Fake(LENGTHS)
+  attempts = play(model, sampler, prompt, world, MANY, rows=rows,
+                  refill=refill, parts=parts)
+  assert [a.episode for a in attempts] == [a.episode for a in side_by_side]
+  for a, b in zip(attempts, side_by_side, strict=True):
+    np.testing.assert_array_equal(a.token_T, b.token_T)
+    np.testing.assert_allclose(a.logp_T, b.logp_T, atol=1e-5)
+  for asked, _ in world.asked:
+    assert len({r % parts for r in asked}) == 1
+
+
+def test_one_part_writes_while_the_other_is_in_the_world(
+    model, sampler, prompt, monkeypatch):
+  """The first step does not end before the other part's turn has begun."""
+  written, turn = threading.Semaphore(0), sampler.turn
+
+  def telling(*args, **kwargs):
+    written.release()
+    return turn(*args, **kwargs)
+
+  class Waiting(Fake):
+
+    def step(self, rows, actions):
+      # Two turns before the first step ends: its own, and the other part's.
+      assert self.asked or all(written.acquire(timeout=60) for _ in range(2))
+      return super().step(rows, actions)
+
+  monkeypatch.setattr(sampler, 'turn', telling)
+  assert len(play(model, sampler, prompt, Waiting([1, 2]), TASKS[:2],
+                  parts=2)) == 2
+
+
+def test_an_error_of_the_world_ends_both_parts(model, sampler, prompt):
+  class Broken(Fake):
+
+    def step(self, rows, actions):
+      raise OSError('the site is gone')
+
+  with pytest.raises(OSError, match='the site is gone'):
+    play(model, sampler, prompt, Broken([1, 2]), TASKS[:2], parts=2)
 
 
 class Filling(experience.DreamWorld):

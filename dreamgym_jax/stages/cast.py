@@ -62,9 +62,14 @@ class Cast:
   @functools.cached_property
   def player(self) -> judge.Player:
     c = self.run.config
+    if c.env.parts > 1 and jax.process_count() > 1:
+      raise config.ConfigError(
+          f'env.parts={c.env.parts}: of several processes each would wait for '
+          'the others at another call; 1 plays all rows together')
     rows = self._rows
     return judge.Player(
-        self._sampler(), self.prompt, rows, c.rl.max_new, c.env.refill)
+        self._sampler(), self.prompt, rows, c.rl.max_new, c.env.refill,
+        c.env.parts)
 
   @property
   def _rows(self) -> int:

@@ -21,6 +21,7 @@ class Player(NamedTuple):
   rows: int                 # episodes at once, at most
   max_new: int
   refill: int = 1           # see rollouts.Settings
+  parts: int = 1
 
 
 def play(
@@ -36,7 +37,8 @@ def play(
   The same key and tasks give the policy the same luck in every world, however
   many rows there are.
   """
-  settings = rollouts.Settings(player.max_new, temperature, player.refill)
+  settings = rollouts.Settings(
+      player.max_new, temperature, player.refill, player.parts)
   attempts = {}
   for lot in lots(tasks):
     played = rollouts.rollout(
