@@ -51,11 +51,11 @@ def _adapt(c) -> None:
   c.tokenizer.vocab_size = 2_048    # whole words of titles
   c.prompt.repeat_pages = False
   c.prompt.refers = True
-  c.sampler.capacity = 2_048
+  c.sampler.capacity = 3_072
   c.batch.rows, c.batch.length, c.batch.positions = 1, 1_536, 1_536
   # Names of goods and their attributes are few: no copying to be taught.
   c.base.rename = c.experience.rename = 0.0
-  c.base.steps, c.experience.steps = 6_000, 4_000
+  c.base.steps, c.experience.steps = 4_000, 3_000
   c.experience.max_new = 200
   c.experience.compares = True
   c.base.retrieves = True
@@ -66,6 +66,10 @@ def _adapt(c) -> None:
   c.gate.pages = 30                 # four families: 120 rollouts
   # A list of results that is invented belongs to another shop.
   c.gate.unforeseen = 0.9
+  # Hotter, a small policy types words that nobody has searched for.
+  c.rl.temperature = 0.4
   c.rl.max_new = 64
+  # Pages by the model, verdicts by the shop's own rules.
+  c.dream.world = 'verified'
   c.dream.iterations = 15
   c.evaluate.pages = 50
