@@ -11,7 +11,7 @@ from dreamgym_jax import types
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / 'dreamgym_jax'
-MAX_BYTES = 4 * 2**20
+MAX_BYTES = 5_000_000   # one model of a million float32 weights
 # Places on somebody's machine, or beside the checkout; put together here so
 # that this file does not contain them.
 STRAY = re.compile('|'.join((
