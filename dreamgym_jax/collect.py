@@ -158,7 +158,8 @@ def _play(
   now = {r: live[r].initial_state for r in kept}
   for r in kept:
     _, index, name = batch[r]
-    rng = np.random.default_rng((seed, live[r].seed, index))
+    # Generated tasks have negative seeds.
+    rng = np.random.default_rng((seed, live[r].seed % 2**32, index))
     actors[r] = Actor(name, live[r], expert, rehearse, rng, errands)
   active = list(kept)
   while active:
