@@ -158,6 +158,11 @@ def test_other_pages_change_nothing():
   assert gather([3]).episodes[0].episode_id in wanted
 
 
+def test_experts_play_generated_tasks_whose_seeds_are_negative():
+  expert, = gather([-1], names=('expert',)).episodes
+  assert expert.success
+
+
 def test_the_seed_matters():
   assert gather(seed=0).episodes == gather(seed=0).episodes
   assert gather(seed=0).episodes != gather(seed=1).episodes
