@@ -149,11 +149,10 @@ def _measure(
       'decode': rounds.interleave(
           {name: functools.partial(decode, name) for name in made},
           rollout.ROUNDS.value)}
-  for name in {'ours', 'torch'} & set(made):
-    same = [a == b
-            for a, b in zip(written[name], written['ours'], strict=True)]
-    print(f'{name}: {sum(same)} of {n} greedy rows are as ours')
-    assert sum(same) >= .9 * n, name    # ties may fall otherwise
+  same = [a == b
+          for a, b in zip(written['torch'], written['ours'], strict=True)]
+  print(f'{sum(same)} of {n} greedy rows are equal')
+  assert sum(same) >= .9 * n    # ties may fall otherwise
   return found
 
 

@@ -8,9 +8,11 @@ and test differ.
   python -m dreamgym_jax.main --config=configs/webshop.py
 
 Sizes (2 CPU cores, 24 GiB; measured figures are in README.md and docs/LOG.md):
-  tiny     1.0M parameters from the shipped experience model and policy.
+  tiny     1.0M parameters from the shipped experience model and policy;
+           not timed yet.
   scratch  the same from nothing: collects, trains the tokenizer, the base,
-           the experience model and the policy first (two hours).
+           the experience model and the policy first (one core: two hours to
+           the end of the gate).
   smoke    every stage with the tiniest budgets, for the tests.
   smollm2  every stage on a pretrained model, briefly: see configs/webarena.py.
 

@@ -61,6 +61,13 @@ def test_a_floor_under_what_nobody_could_foresee():
   assert verdict(perfect(), limits=strict).passed     # nothing to foresee
 
 
+def test_few_cases_count_where_no_rate_is_asked_for():
+  """A limit of 0 asks for no share, and still for evidence."""
+  one = episode(99, [INVALID, LOSE], [GO_ON, LOSE])
+  lax = dataclasses.replace(LIMITS, invalid_recall=0.0, next_state=0.0)
+  assert any('invalid recall' in r for r in verdict(one, limits=lax).reasons)
+
+
 def test_a_table_from_before_that_floor_is_read():
   rows = gate.measure(perfect(), {}, {}).to_json()
   for row in rows.values():

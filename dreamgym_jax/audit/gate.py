@@ -238,13 +238,13 @@ def decide(
 
 def _verdict(row: GateRow, limits: Thresholds) -> Verdict:
   reasons, notes = [], []
+  rates = [('next state', row.next_state, limits.next_state),
+           ('invalid recall', row.invalid_recall, limits.invalid_recall)]
+  if limits.unforeseen:
+    rates.insert(1, ('unforeseen', row.unforeseen, limits.unforeseen))
   # (name, errors, cases, largest share of errors)
-  checks = [
-      (name, rate.n - rate.hits, rate.n, 1 - least) for name, rate, least in (
-          ('next state', row.next_state, limits.next_state),
-          ('unforeseen', row.unforeseen, limits.unforeseen),
-          ('invalid recall', row.invalid_recall, limits.invalid_recall))
-      if least]
+  checks = [(name, rate.n - rate.hits, rate.n, 1 - least)
+            for name, rate, least in rates]
   checks.append(
       ('false wins', row.false_wins.hits, row.false_wins.n, limits.false_wins))
   for name, errors, n, most in checks:

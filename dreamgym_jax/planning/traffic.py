@@ -42,9 +42,9 @@ def _of(op: program.Op, ops: dict[str, program.Op], parsed) -> float:
   operands = [ops[name] for name in op.operands if name in ops]
   read = [float(sum(program.sizes(o.type, True))) for o in operands]
   wrote = float(sum(program.sizes(op.type, True)))
-  if op.kind in _FETCHES:             # its type names operand, result, context
-    _, near, *_ = program.sizes(op.type, True)
-    _, size, *_ = program.sizes(op.type)
+  if op.kind in _FETCHES:             # its type names operands, result, context
+    *_, near, _ = program.sizes(op.type, True)
+    *_, size, _ = program.sizes(op.type)
     return float(size + near)
   if op.kind.endswith('-start'):      # likewise, and all of it is moved
     return wrote

@@ -6,7 +6,7 @@ root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." >/dev/null && pwd)"
 python="${PYTHON:-$root/.venv/bin/python}"
 export JAX_PLATFORMS=cpu
 
-# What a plan is of; 16 chips of 16 GiB play fewer episodes at once than 160.
+# What a plan is of; 8B on 16 chips of 16 GiB plays 32 episodes at once.
 plans=(
   'llama-3.2-3b v5p:4x4x4'
   'llama-3.1-8b v5p:4x4x4'
