@@ -93,7 +93,7 @@ def make_torch(path: pathlib.Path, n: int) -> Contender:
     for _ in range(_NEW):
       tok = model(tok, past_key_values=cache).logits[:, -1:].argmax(-1)
       out.append(tok)
-    cache.crop(_PROMPT - 1)
+    cache.crop(-_NEW)    # tokens taken away
     return torch.cat(out, 1).tolist()
 
   return Contender(prefill, decode)
