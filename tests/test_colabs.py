@@ -172,8 +172,7 @@ def test_an_environment_from_outside_goes_through_the_stages(tmp_path):
   assert found['collected'] > 5_000
   for family in ('all', *found['families'][:2]):
     rates = found['gate'][family]
-    # 1.000 and .817 were seen of the flag, with two tokenizers.
-    assert rates['next_state']['rate'] > .9 and rates['flag']['rate'] > .7
+    assert rates['next_state']['rate'] > .9 and rates['flag']['rate'] > .85
   if found['passed']:
     assert set(found['passed']) <= set(found['families'][:2])
     assert found['dreamed'] >= 10 * 16 * 8
