@@ -32,6 +32,10 @@ Task = types.Task
 PAGE = '''<title>{path}</title><h1>Walking</h1>
 <p>It takes 51 minutes.</p><button onclick="location.href='/{path}?done'">
 Finish</button>'''
+# Nothing can be clicked for two seconds, as on a busy machine.
+COVERED = '''<div style="position: fixed; inset: 0"></div>
+<script>setTimeout(() => document.querySelector('div').remove(), 2000)</script>
+'''
 STEP_TIMEOUT = 25.
 
 
@@ -91,8 +95,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     self.send_response(200)
     self.send_header('content-type', 'text/html')
     self.end_headers()
+    page = PAGE.format(path=path) + COVERED * (path == 'busy')
     with contextlib.suppress(OSError):
-      self.wfile.write(PAGE.format(path=path).encode())
+      self.wfile.write(page.encode())
 
   def log_message(self, *_):
     pass
@@ -203,6 +208,11 @@ def test_failures_are_errors_counted_and_quarantined(world):
   assert {name: entry['breaks'] for name, entry in json.loads(
       pathlib.Path(kept).read_text()).items()} == {
           'local.broken': 2, 'local.hanging': 1}    # a dead site is no fault
+
+
+def test_a_click_waits_for_a_page_that_is_busy(world):
+  busy, = finish(world, 'busy')
+  assert (busy.reward, busy.is_invalid, busy.error) == (1., False, '')
 
 
 def test_tasks_that_write_come_alone_and_are_cleaned_up_after(world, put_back):

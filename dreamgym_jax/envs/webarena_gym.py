@@ -39,6 +39,7 @@ _WON = .99                 # evaluators pay 0 or 1, pages may pay in part
 _SUBSETS = ('bid', 'chat', 'nav', 'infeas')
 _RENAMED = {'answer': 'send_msg_to_user'}
 _WAIT = 500                # ms of a noop
+_PATIENCE = 5000           # ms until an element must let itself be acted on
 _SCROLL = {'down': 500, 'up': -500}    # pixels
 _DEAD = ('net::ERR_', 'ECONNREFUSED', 'ERR_CONNECTION')
 _TASK_CLASS = {webarena_tasks.FULL: 'GenericWebArenaTask',
@@ -64,8 +65,13 @@ class _Chat:
 @functools.cache
 def _action_set() -> Any:
   from browsergym.core.action import highlevel
-  return highlevel.HighLevelActionSet(
+  actions = highlevel.HighLevelActionSet(
       list(_SUBSETS), strict=True, multiaction=False)
+  # A busy machine takes longer than BrowserGym's half a second to click, and
+  # its slowness would be the policy's invalid action.
+  actions.python_includes = actions.python_includes.replace(
+      'timeout=500', f'timeout={_PATIENCE}')
+  return actions
 
 
 def translate(action: actions_lib.Action, bid: str = '') -> str:
