@@ -7,9 +7,11 @@ and exported for PyTorch; two threads; rows of 64 random tokens, then 32 greedy
 tokens of each row. PyTorch runs transformers' own model: one pass that keeps
 its keys and values and computes the last position's logits alone, then one pass
 a token, without `generate` and what it costs. Both decode from a prefilled
-cache that is cut back after each round; their greedy tokens must agree. Where
-llama-cpp-python is installed it decodes one row beside them, from the package's
-own file, in whose 4 and 8 bits a token reads a fraction of the bytes.
+cache that is cut back after each round, ours with one step more: it reads the
+last token of the prompt and keeps what follows its own last one. Their greedy
+tokens must agree. Where llama-cpp-python is installed it decodes one row beside
+them, from the package's own file, in whose 4 and 8 bits a token reads a
+fraction of the bytes.
 
 Writes decode.json and .md beside the script.
 
@@ -49,7 +51,8 @@ def _prompts(V: int, n: int) -> np.ndarray:
 def make_ours(path: pathlib.Path, n: int) -> Contender:
   params, cfg = huggingface.load(path)
   prompts = _prompts(cfg.V, n)
-  sampler = sampling.Sampler(cfg, n, _PROMPT + _NEW)
+  sampler = sampling.Sampler(
+      cfg, n, _PROMPT + _NEW, token_buckets=(1, _PROMPT))
   rows = range(n)
 
   def prefill() -> int:

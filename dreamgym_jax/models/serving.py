@@ -1,9 +1,10 @@
 """Weights as decoding reads them: cast, unstacked, whole over `fsdp`.
 
-Training keeps float32 weights in as many parts as there are chips. Read so,
-each call would cast them and each token gather them over the links; a copy
-that is made once an iteration is split over `tensor` alone. No number changes:
-the layers cast their matrices to the same type, and norms stay float32.
+Training keeps float32 weights, stacked over layers, in as many parts as there
+are chips. Read so, each call would cast them and cut them into layers, and each
+token gather them over the links; a copy that is made once an iteration is split
+over `tensor` alone. No number changes: the layers cast their matrices to the
+same type, and norms stay float32.
 """
 
 import functools
@@ -56,18 +57,13 @@ class Serve:
     self.forget()
 
   def __call__(self, params: Params) -> Params:
-    """A copy to decode with; `params` themselves where it would be the same.
-
-    Of a copy itself: the copy.
-    """
-    mesh = sharding.in_use()
-    is_split = mesh is not None and mesh.shape['fsdp'] > 1
-    if params is self._copy or not (
-        is_split or params['embed'].dtype != self._cfg.dtype):
+    """A copy to decode with; of a copy itself: the copy."""
+    if params is self._copy:
       return params
     if params is not self._source:
       self._copy = None   # before another is made
-      self._source, self._copy = params, _make(self._cfg, mesh)(params)
+      self._source = params
+      self._copy = _make(self._cfg, sharding.in_use())(params)
     return self._copy
 
   def forget(self) -> None:
@@ -77,9 +73,15 @@ class Serve:
 
 @functools.cache
 def _make(cfg, mesh):
+  if mesh is None:
+    unstack = jax.jit(functools.partial(transformer.unstack, cfg=cfg))
+    # Not within jit: what is of the type already stays where it is.
+    return lambda params: freeze(
+        {n: w for n, w in params.items() if n != 'blocks'}, cfg) | {
+            'blocks': unstack({'blocks': params['blocks']})}
+
   def make(params):
     tree = cast(params, cfg)
-    return tree if mesh is None else jax.lax.with_sharding_constraint(
-        tree, where(tree, cfg, mesh))
+    return jax.lax.with_sharding_constraint(tree, where(tree, cfg, mesh))
 
   return jax.jit(make)
