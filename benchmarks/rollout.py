@@ -1,6 +1,7 @@
 """Multi-turn generation: ours beside transformers and google-tunix.
 
-  python -m benchmarks.rollout [--model=small] [--turns=20] [--rows=32]
+  python -m benchmarks.rollout [--model=small] [--turns=20] [--rows=32] \
+      [--play=ours --play=transformers --play=tunix]
 
 Every row is an episode of `turns` turns: 24 tokens of a page come in, an answer
 goes out that ends at one of V / 16 stop tokens (16 tokens in the mean, 48 at
@@ -17,7 +18,7 @@ compared. Peers that are not installed are left out, and the report says so:
   pip install --no-deps google-tunix==0.1.7 qwix jaxtyping wadler_lindig \
       google-metrax clu perfetto pandas
 
-Writes rollout-<model>.json and .md beside the script.
+Writes rollout-<model>-<turns>.json and .md beside the script.
 """
 
 import functools
@@ -40,6 +41,9 @@ MODEL = flags.DEFINE_enum('model', 'small', ['small', '135m'], 'Its sizes.')
 TURNS = flags.DEFINE_integer('turns', 20, 'Turns of an episode.')
 _ROWS = flags.DEFINE_integer('rows', 32, 'Episodes at once.')
 ROUNDS = flags.DEFINE_integer('rounds', 5, 'Counted rounds of each.')
+_NAMES = ['ours', 'transformers', 'tunix']
+_PLAY = flags.DEFINE_multi_enum(
+    'play', _NAMES, _NAMES, 'Who plays, if installed; ours always.')
 MAX_NEW, THREADS = 48, 2
 _PROMPT, _PAGE, _ANSWER = 64, 24, 16
 MODELS = {
@@ -205,6 +209,8 @@ def contenders(
         path, transformer.init(jax.random.key(0), cfg), cfg, pad=0)
     plays = {}
     for name, (make, package) in CONTENDERS.items():
+      if name not in ('ours', *_PLAY.value):
+        continue
       if importlib.util.find_spec(package):
         plays[name] = make(path, load)
       else:
@@ -253,7 +259,8 @@ def main(_) -> None:
                  f'{m.cold:.1f}', f'{m.seconds:.2f}',
                  f'{np.mean(lengths[name]):.1f}', *(f'{c:.0f}' for c in cost)))
   rounds.save(
-      str(pathlib.Path(__file__).with_name(f'rollout-{MODEL.value}')),
+      str(pathlib.Path(__file__).with_name(
+          f'rollout-{MODEL.value}-{TURNS.value}')),
       f'Rollout, {MODEL.value} model, {_ROWS.value} rows of {TURNS.value} '
       f'turns, {ROUNDS.value} warm rounds', rows,
       {'rounds': {name: m._asdict() for name, m in found.items()},

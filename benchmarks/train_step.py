@@ -20,6 +20,7 @@ Writes train_step-<model>.json and .md beside the script.
   pip install -r requirements-torch.txt                         # torch
 """
 
+import dataclasses
 import pathlib
 import tempfile
 from collections.abc import Callable
@@ -36,6 +37,7 @@ from dreamgym_jax.models import families, huggingface, transformer
 from dreamgym_jax.planning import roofline
 
 _T, _ACTIONS, _LR, _GEMM = 256, 0.3, 1e-4, 2048
+_UNROLL = 4                     # as config.py has it
 _ROWS = {'small': 32, '135m': 4}
 _Step = Callable[[], float]     # one update; its loss
 
@@ -140,7 +142,9 @@ def main(_) -> None:
     for kind, (share, make_step, loss_of) in kinds.items():
       batch = _batch(cfg.V, _ROWS[name], share)
       work[kind] = _work(cfg, batch)
-      steps[f'{kind}, ours'] = _ours(huggingface.load(path), make_step, batch)
+      model = huggingface.load(path)
+      steps[f'{kind}, ours'] = _ours(model._replace(cfg=dataclasses.replace(
+          model.cfg, unroll=_UNROLL)), make_step, batch)
       steps[f'{kind}, torch'] = _torch(path, loss_of, batch)
 
   def counted(label: str, step: _Step) -> Callable[[], int]:

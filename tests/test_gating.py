@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from dreamgym_jax import config, rollouts, types
+from dreamgym_jax.audit import gate
 from dreamgym_jax.data import trajectories
 from dreamgym_jax.envs import miniwob_tasks
 from dreamgym_jax.stages import gating, learn
@@ -206,6 +207,18 @@ def test_crashed_episodes_are_left_out_of_both_sides(tmp_path, monkeypatch):
   assert tasks == [e.task for e in lived]
   # Whole dreamed episodes, for the replay of one that is refused.
   assert [e.episode_id for e in twins] == ['e0', 'e2', 'e3']
+
+
+def test_of_rounds_with_equal_verdicts_the_truer_one_stands_higher():
+  def standing(lies):
+    pairs = gating.predict(Oracle(EPISODES, lies), EPISODES, 5, always)
+    table = gate.measure(pairs, {}, {})
+    return learn._Round({}, gating.Measured(table, pairs, 0, []),
+                        gate.decide(table, gate.Thresholds())).standing
+
+  true = standing({})
+  lied = standing({(2, 'click [2]'): {'state': FILLED}})
+  assert true[0] == lied[0] and true[1] == lied[1] + 1
 
 
 def test_a_refused_dream_is_replayed_in_the_real_world():

@@ -243,10 +243,13 @@ def logp_entropy(
   def one(args):
     x_SxCxD, target_SxC = args
     z = head(params, x_SxCxD, cfg)
-    lse_SxC = jax.nn.logsumexp(z, -1)
+    # One exponential for both sums: the entropy then costs next to nothing.
+    top = jax.lax.stop_gradient(z.max(-1, keepdims=True))
+    e = jnp.exp(z - top)
+    sum_SxC = e.sum(-1)
+    lse_SxC = jnp.log(sum_SxC) + top[..., 0]
     at_SxC = jnp.take_along_axis(z, target_SxC[..., None], -1)[..., 0]
-    p = jnp.exp(z - lse_SxC[..., None])
-    return at_SxC - lse_SxC, lse_SxC - (p * z).sum(-1)
+    return at_SxC - lse_SxC, lse_SxC - (e * z).sum(-1) / sum_SxC
 
   logp, entropy = (y.swapaxes(0, 1).reshape(-1)[:P] for y in (
       [y[None] for y in one((x[0], target[0]))] if n == 1
