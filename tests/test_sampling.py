@@ -101,7 +101,8 @@ def choose(z_RxV, seed, stream_R, t_R):
   draw = decoding.Draw(jnp.tile(key, (len(stream_R), 1)), stream_R,
                        jnp.float32(1), jnp.int32(37), jnp.float32(1), None,
                        jnp.zeros(z_RxV.shape[1], bool), None)
-  return decoding.choose(z_RxV, t_R, draw, False)[0]
+  u_R = decoding.luck(draw, t_R[:, None])[:, 0]
+  return decoding.choose(z_RxV, u_R, draw, False)[0]
 
 
 def test_keys_streams_and_token_index_all_matter():

@@ -83,8 +83,8 @@ def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw,
   S, W = past_RxS.shape[1], draw.watch_W.shape[0]
   weights = transformer.of_rows(params, cfg, row_R)
   past = caches.read(cache, row_R, columns)
-  i_1xT, wide = jnp.arange(T)[None], draw._replace(
-      key_R=jnp.repeat(draw.key_R, T, 0), stream_R=jnp.repeat(draw.stream_R, T))
+  i_1xT = jnp.arange(T)[None]
+  u_RxX = decoding.luck(draw, begun_R[:, None] + jnp.arange(C + T + 1)[None])
 
   def body(s):
     seen_RxX = jnp.concatenate([past_RxS, s.tok_RxC], 1)
@@ -95,9 +95,9 @@ def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw,
     x_RxTxD, recent = transformer.append(
         params, weights, past, s.recent, jnp.maximum(run_RxT, 0), s.len_R, cfg)
     z_RTxV = transformer.head(params, x_RxTxD.reshape(R * T, -1), cfg)
-    t_RxT = begun_R[:, None] + s.len_R[:, None] + 1 + i_1xT
+    u_RxT = jnp.take_along_axis(u_RxX, s.len_R[:, None] + 1 + i_1xT, 1)
     next_RT, logp_RTxV = decoding.choose(
-        z_RTxV, t_RxT.reshape(-1), wide, is_filtered)
+        z_RTxV, u_RxT.reshape(-1), draw, is_filtered)
     # Place i of `next` is what comes after place i of `run`.
     next_RxT = next_RT.reshape(R, T)
     next_logp_RxT = jnp.take_along_axis(
@@ -142,7 +142,7 @@ def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw,
 
   x_RxD = caches.pick(last_BxD, row_R)
   tok_R, logp_RxV = decoding.choose(
-      transformer.head(params, x_RxD, cfg), begun_R, draw, is_filtered)
+      transformer.head(params, x_RxD, cfg), u_RxX[:, 0], draw, is_filtered)
   s = jax.lax.while_loop(
       lambda s: (s.open_R & (s.len_R < C)).any(), body, _State(
           jnp.int32(0), tok_R,
