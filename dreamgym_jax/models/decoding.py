@@ -99,8 +99,8 @@ def _filtered(z_RxV: jax.Array, draw: Draw) -> jax.Array:
 def luck(draw: Draw, t_RxC: jax.Array) -> jax.Array:
   """Each row's uniform numbers for its tokens t, [R, C].
 
-  All of a chunk at once: on a CPU one call of the generator takes as long as a
-  layer of a small model, however little it draws.
+  All of a chunk at once: on a CPU the generator is loops of small steps, as
+  many for one number as for a thousand.
   """
   def uniform(key, t):
     return jax.random.uniform(jax.random.fold_in(key, t))
