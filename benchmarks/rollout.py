@@ -41,9 +41,6 @@ MODEL = flags.DEFINE_enum('model', 'small', ['small', '135m'], 'Its sizes.')
 TURNS = flags.DEFINE_integer('turns', 20, 'Turns of an episode.')
 _ROWS = flags.DEFINE_integer('rows', 32, 'Episodes at once.')
 ROUNDS = flags.DEFINE_integer('rounds', 5, 'Counted rounds of each.')
-_NAMES = ['ours', 'transformers', 'tunix']
-_PLAY = flags.DEFINE_multi_enum(
-    'play', _NAMES, _NAMES, 'Who plays, if installed; ours always.')
 MAX_NEW, THREADS = 48, 2
 _PROMPT, _PAGE, _ANSWER = 64, 24, 16
 MODELS = {
@@ -196,6 +193,9 @@ def make_tunix(path: pathlib.Path, load: Workload) -> Play:
 CONTENDERS = {'ours': (make_ours, 'jax'),
               'transformers': (make_transformers, 'torch'),
               'tunix': (make_tunix, 'tunix')}
+_PLAY = flags.DEFINE_multi_enum(
+    'play', list(CONTENDERS), list(CONTENDERS),
+    'Who plays, if installed; ours always.')
 
 
 def contenders(

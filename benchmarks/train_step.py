@@ -31,13 +31,12 @@ import numpy as np
 from absl import app
 
 from benchmarks import rollout, rounds
-from dreamgym_jax import learner
+from dreamgym_jax import config, learner
 from dreamgym_jax.data import batches
 from dreamgym_jax.models import families, huggingface, transformer
 from dreamgym_jax.planning import roofline
 
 _T, _ACTIONS, _LR, _GEMM = 256, 0.3, 1e-4, 2048
-_UNROLL = 4                     # as config.py has it
 _ROWS = {'small': 32, '135m': 4}
 _Step = Callable[[], float]     # one update; its loss
 
@@ -144,7 +143,7 @@ def main(_) -> None:
       work[kind] = _work(cfg, batch)
       model = huggingface.load(path)
       steps[f'{kind}, ours'] = _ours(model._replace(cfg=dataclasses.replace(
-          model.cfg, unroll=_UNROLL)), make_step, batch)
+          model.cfg, unroll=config.defaults().model.unroll)), make_step, batch)
       steps[f'{kind}, torch'] = _torch(path, loss_of, batch)
 
   def counted(label: str, step: _Step) -> Callable[[], int]:

@@ -29,7 +29,10 @@ def freeze(params: Params, cfg: transformer.ModelConfig) -> Params:
 def cast(params: Params, cfg: transformer.ModelConfig) -> Params:
   """In the compute type, the blocks a tuple of N dicts."""
   return freeze({n: w for n, w in params.items() if n != 'blocks'}, cfg) | {
-      'blocks': transformer.unstack(params, cfg)}
+      'blocks': _unstack(params, cfg)}
+
+
+_unstack = jax.jit(transformer.unstack, static_argnames='cfg')
 
 
 def where(
@@ -73,12 +76,8 @@ class Serve:
 
 @functools.cache
 def _make(cfg, mesh):
-  if mesh is None:
-    unstack = jax.jit(functools.partial(transformer.unstack, cfg=cfg))
-    # Not within jit: what is of the type already stays where it is.
-    return lambda params: freeze(
-        {n: w for n, w in params.items() if n != 'blocks'}, cfg) | {
-            'blocks': unstack({'blocks': params['blocks']})}
+  if mesh is None:    # not within jit: what is of the type already is shared
+    return functools.partial(cast, cfg=cfg)
 
   def make(params):
     tree = cast(params, cfg)
