@@ -100,7 +100,7 @@ def rollout(
 
   def begin(begun: Sequence[types.Task]) -> list[_Stream]:
     return [_Stream(t, prompt.start(t.instruction, t.initial_state)
-                    + prompt.policy_ask()) for t in begun]
+                    + prompt.policy_ask(t.instruction)) for t in begun]
 
   sampler.start(n_rows)
   streams = begin(world.reset(tasks[:n_rows]))
@@ -145,7 +145,8 @@ def rollout(
             o.reasoning, thought, o.success_prob))
         s.is_malformed, s.error = o.is_malformed, o.error
         if not o.done:
-          s.pending = prompt.observe(s.state, o.state) + prompt.policy_ask()
+          s.pending = (prompt.observe(s.state, o.state)
+                       + prompt.policy_ask(s.task.instruction))
           playing[r] = before[r]
         s.state = o.state
       free = [r for r in part if r not in playing]

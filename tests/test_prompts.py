@@ -281,3 +281,21 @@ def test_what_decides_can_be_said_once_more_before_the_answer(prompt):
                         task.instruction) == again.ids[
       len(near.start(task.instruction, task.initial_state)):
       again.ids.index(begin) + 1]
+
+
+def test_a_policy_can_be_told_the_task_again_before_each_thought(prompt):
+  steps = tuple(types.Transition(
+      PAGE, action, PAGE, 0.0, False, thought='why')
+      for action in ('click [1]', 'click [2]'))
+  task = types.Task('f', 0, 'Press Submit', PAGE)
+  episode = types.Episode(task, steps, types.REAL, 'expert', 'e')
+  reminded = dataclasses.replace(prompt, reminds=True)
+  stream = reminded.policy_stream(episode)
+  shown = prompt.tok.show(stream.ids)
+  assert shown.count('<task> Press Submit <think>') == len(steps)
+  # It is context: what the policy writes is as it was.
+  plain = prompt.policy_stream(episode)
+  assert [i for i, kind in zip(stream.ids, stream.kinds, strict=True)
+          if kind != prompts.CONTEXT] == [
+      i for i, kind in zip(plain.ids, plain.kinds, strict=True)
+      if kind != prompts.CONTEXT]

@@ -113,7 +113,7 @@ def test_the_stream_is_the_harness_and_the_replies_in_turn(prompt, lived):
     wanted = [prompt.start(task.instruction, task.initial_state)]
     wanted += [prompt.observe(s.state, s.next_state) for s in steps[:-1]]
     for ids, expected in zip(printed, wanted, strict=True):
-      assert ids.tolist() == expected + prompt.policy_ask()
+      assert ids.tolist() == expected + prompt.policy_ask(task.instruction)
     for ids, step in zip(replies, steps, strict=True):
       assert prompt.parse_reply(ids) == (step.thought, step.action)
       assert len(ids) <= SETTINGS.max_new

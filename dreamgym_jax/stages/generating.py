@@ -48,4 +48,4 @@ def _task(files: runs.Files, prompt: str) -> list[int]:
     states.parse(page)
   except states.StateError as error:
     raise config.ConfigError(f'--prompt: {error}') from error
-  return streams.start(instruction, page) + streams.policy_ask()
+  return streams.start(instruction, page) + streams.policy_ask(instruction)

@@ -97,7 +97,8 @@ class Files:
     return prompts.Prompts(self.tok, self.config.replay.demo_tokens,
                            self.config.prompt.repeat_pages,
                            self.config.prompt.restates,
-                           self.config.prompt.refers)
+                           self.config.prompt.refers,
+                           self.config.prompt.reminds)
 
   def offline(self) -> list[types.Episode]:
     episodes = trajectories.read_jsonl(self.need(OFFLINE))

@@ -3,6 +3,7 @@
 Policy (writes thought and action):
   <task> instruction <page> s0 <think> THOUGHT <act> ACTION <end>
   <page> s1 <think> THOUGHT <act> ACTION <end> ...
+  (with `reminds`, <task> instruction again in front of each <think>)
 Experience model (Eq. 4; writes reasoning R, the edit to s' and a flag):
   <task> instruction <page> s0
   <act> a0 <hit> grounded a0 <demo> d1 ... <think> R0 <edit> EDIT <cont>
@@ -98,6 +99,8 @@ class Prompts:
   # answer may take over the edit of the nearest one by a word: what a small
   # model would have to copy a hundred tokens for.
   refers: bool = False
+  # Whether the policy is told the task once more each time before it writes.
+  reminds: bool = False
 
   def _tagged(self, tag: str, text: str) -> list[int]:
     return [self.tok.tag[tag], *self.tok.encode(text)]
@@ -121,8 +124,9 @@ class Prompts:
 
   # -- policy ---------------------------------------------------------------
 
-  def policy_ask(self) -> list[int]:
-    return [self.tok.tag['think']]
+  def policy_ask(self, instruction: str) -> list[int]:
+    again = self._tagged('task', instruction) if self.reminds else []
+    return [*again, self.tok.tag['think']]
 
   def policy_reply(self, thought: str, action: str) -> Piece:
     tag = self.tok.tag
@@ -144,7 +148,7 @@ class Prompts:
       if t:
         previous = episode.transitions[t - 1]
         stream += _piece(self.observe(previous.state, step.state), CONTEXT)
-      stream += _piece(self.policy_ask(), CONTEXT)
+      stream += _piece(self.policy_ask(task.instruction), CONTEXT)
       stream += self.policy_reply(step.thought, step.action)
     return stream
 
