@@ -51,6 +51,7 @@ def _adapt(c) -> None:
   c.tokenizer.vocab_size = 2_048    # whole words of titles
   c.prompt.repeat_pages = False
   c.prompt.refers = True
+  c.prompt.reminds = True           # as the shop's own pages do
   c.sampler.capacity = 3_072
   c.batch.rows, c.batch.length, c.batch.positions = 1, 1_536, 1_536
   # Names of goods and their attributes are few: no copying to be taught.
@@ -67,7 +68,7 @@ def _adapt(c) -> None:
   # A list of results that is invented belongs to another shop.
   c.gate.unforeseen = 0.9
   # Hotter, a small policy types words that nobody has searched for.
-  c.rl.temperature = 0.4
+  c.rl.temperature = 0.7
   c.rl.max_new = 64
   # Pages by the model, verdicts by the shop's own rules.
   c.dream.world = 'verified'
