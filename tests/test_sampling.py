@@ -255,6 +255,27 @@ def test_nothing_compiles_after_precompile(params):
   assert events  # the listener works
 
 
+def test_no_call_copies_the_cache(params):
+  """Temporaries of both calls stay far below a cache of long rows."""
+  n_rows, n = 64, 4
+  memory = decoding.memory(CFG, n_rows, 4_096)
+  size = sum(x.nbytes for x in jax.tree.leaves(memory))
+  none, row_R = np.zeros(n, np.int32), np.arange(n)
+  fill_B = np.zeros(n_rows, np.int32)
+  draw = decoding.make_draw(CFG.V, jax.random.key(0), row_R, 1.0)
+  calls = {
+      'extend': decoding.extend.lower(
+          params, *memory, fill_B, row_R, np.zeros((n, 8), np.int32), none,
+          cfg=CFG, columns=64, is_scored=False),
+      'decode': decoding.decode.lower(
+          params, *memory, fill_B, row_R, none, none, draw, cfg=CFG,
+          columns=64, is_filtered=False),
+      'copy': decoding.copy.lower(*memory, row_R, row_R, columns=64)}
+  for name, call in calls.items():
+    used = call.compile().memory_analysis().temp_size_in_bytes
+    assert used < size / 8, name
+
+
 def test_bad_calls_say_why_and_change_nothing(params):
   s = make(n_rows=2, capacity=16)
   with pytest.raises(sampling.SamplerFull, match='row 1 .*capacity=16'):

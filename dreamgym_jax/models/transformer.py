@@ -341,8 +341,17 @@ def extend(
   depend on the other rows.
   """
   S = cache.capacity if columns is None else columns
-  past = caches.read(cache, row_R, S)
   recent = caches.empty_recent(cfg, *tok_RxT.shape)
-  x, recent = append(params, of_rows(params, cfg, row_R), past, recent,
-                     tok_RxT, 0, cfg)
+
+  def work():
+    return append(params, of_rows(params, cfg, row_R),
+                  caches.read(cache, row_R, S), recent, tok_RxT, 0, cfg)
+
+  def rest():
+    return jnp.zeros((*tok_RxT.shape, cfg.D), cfg.dtype), recent
+
+  # Not to save work: of a branch XLA knows that it ends before the cache is
+  # written. Else a layer's columns might be written before the past is read,
+  # and so the CPU's compiler copies the whole cache, twice.
+  x, recent = jax.lax.cond(len_R.any(), work, rest)
   return x, caches.write(cache, row_R, recent, len_R)
