@@ -77,8 +77,8 @@ def gate_stage(run: runs.Run, cast: casts.Cast) -> None:
       tried.append(_Round(
           model, measured, gate.decide(measured.table, limits)))
       run.say(gate.render(tried[-1].table, tried[-1].verdicts))
-      if unforeseen := fidelity.unforeseen(measured.pairs):
-        run.say(gating.told(unforeseen))
+      if measured.unforeseen:
+        run.say(gating.told(measured.unforeseen))
       failed = [f for f in c.env.families if f not in tried[-1].passed]
       if not failed or round_ == c.gate.remedies:
         break
@@ -92,7 +92,7 @@ def gate_stage(run: runs.Run, cast: casts.Cast) -> None:
     result.update(
         gates=[gating.summary(run, t.table, f'gate{i}') | {
             'unforeseen': {kind: u.to_json() for kind, u in
-                           fidelity.unforeseen(t.measured.pairs).items()}}
+                           t.measured.unforeseen.items()}}
                for i, t in enumerate(tried)],
         kept=kept, passed=list(best.passed), real_gate=n_gate + n_remedy,
         remedy_transitions=n_remedy, enforced=c.gate.enforce)
