@@ -73,4 +73,7 @@ def _adapt(c) -> None:
   # Pages by the model, verdicts by the shop's own rules.
   c.dream.world = 'verified'
   c.dream.iterations = 15
+  # Else as long as the dream, too: 25 minutes would be over.
+  c.real_grpo.max_ratio = 1.0
   c.evaluate.pages = 50
+  c.evaluate.greedy = False
