@@ -40,7 +40,8 @@ def _adapt(c) -> None:
   c.env.max_elements = 30
   c.house.max_places = c.house.max_objects = 6
   c.prompt.repeat_pages = False     # a page of 25 lines changes in one or two
-  c.prompt.restates = True          # the goal is 800 tokens away by then
+  # The goal is 800 tokens away by then.
+  c.prompt.restates = c.prompt.reminds = True
   c.sampler.capacity = 2_048
   c.batch.rows, c.batch.length, c.batch.positions = 1, 1_536, 1_536
   # Receptacles and objects are few words: no copying to be taught.
@@ -52,7 +53,7 @@ def _adapt(c) -> None:
                           'errand', 'errand', 'random')
   c.experience.compares = True      # who is where: copied well, compared badly
   c.base.steps, c.experience.steps = 4_000, 4_000
-  c.warmup.demos, c.warmup.epochs = 100, 6
+  c.warmup.demos, c.warmup.epochs = 200, 4
   c.gate.pages = 48                 # six families: 288 rollouts
   c.dream.iterations = 15
   c.evaluate.pages = 40
