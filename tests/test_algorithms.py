@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from dreamgym_jax import config, rollouts, types
+from dreamgym_jax.data import batches
 from dreamgym_jax.models import transformer
 from dreamgym_jax.stages import algorithms
 
@@ -74,3 +75,31 @@ def test_every_algorithm_learns_from_attempts(name, group, n_parts, cap):
 
 def transformer_params():
   return jax.jit(transformer.init, static_argnums=1)(jax.random.key(0), CFG)
+
+
+@pytest.mark.parametrize('n_updates', [1, 4])
+def test_batches_hold_what_was_written_and_little_more(n_updates):
+  rng = np.random.default_rng(0)
+  streams = []
+  for size in rng.integers(200, 400, 160):
+    weight = np.zeros(size, np.float32)
+    weight[rng.choice(size - 1, size // 10, replace=False) + 1] = 1
+    streams.append(batches.Stream(np.ones(size, np.int32), weight))
+  shape = algorithms.shape_of(streams, 512, n_updates)
+  packed = batches.pack_evenly(streams, *shape)
+  assert sum(np.count_nonzero(b.weight_P) for b in packed) == sum(
+      np.count_nonzero(s.weight) for s in streams)
+  # The head sees hardly more positions than were written.
+  assert shape.positions < 1.5 * sum(
+      np.count_nonzero(s.weight) for s in streams) / n_updates
+  assert shape.positions < shape.rows * shape.length / 4
+  assert n_updates <= len(packed) <= n_updates + 1
+
+
+def test_a_batch_has_room_for_its_longest_stream_and_a_pair():
+  weight = np.ones(700, np.float32)
+  stream = batches.Stream(np.ones(700, np.int32), weight)
+  shape = algorithms.shape_of([stream], 1_024, 4, least_rows=2)
+  assert shape.rows == 2 and 2 * 699 <= shape.positions <= 2_048
+  # Never more positions than tokens.
+  assert algorithms.shape_of([stream], 700, 4).positions == 700

@@ -32,6 +32,8 @@ _NO_UPDATE = {
     'clip_share': 0.0, 'grad_norm': 0.0, 'ratio_max': 1.0,
     'logp_mismatch': 0.0, 'skipped': 0}
 Metrics = dict[str, float]
+_FULL = 0.9                 # of a batch, as packing will have it
+_LEAST_POSITIONS = 512      # of a batch; fewer gain nothing
 
 
 class Played(NamedTuple):
@@ -158,10 +160,8 @@ def _dpo(c, cfg) -> Algorithm:
     packed = []
     if chosen:
       # Both streams of the longest pair must fit.
-      rows = max(2, shape_rows(
-          [*chosen, *rejected], c.batch.length, c.rl.updates))
-      packed = dpo.pack_pairs(chosen, rejected, rows, c.batch.length,
-                              rows * c.batch.length)
+      packed = dpo.pack_pairs(chosen, rejected, *shape_of(
+          [*chosen, *rejected], c.batch.length, c.rl.updates, least_rows=2))
     return _steps(step_fn, state, packed, reference, frozen)
 
   return _grouped(c, optimizer, update)
@@ -235,18 +235,32 @@ def _packed(
   """A pass over the streams in about `rl.updates` batches."""
   if not streams:
     return []
-  length = c.batch.length
-  rows = shape_rows(streams, length, c.rl.updates * c.rl.accumulate)
-  return batches.pack_evenly(streams, rows, length, rows * length)
+  return batches.pack_evenly(streams, *shape_of(
+      streams, c.batch.length, c.rl.updates * c.rl.accumulate))
 
 
-def shape_rows(
-    streams: Sequence[batches.Stream], length: int, n_updates: int
-) -> int:
-  """Rows of a batch, a power of two so that few shapes compile."""
+def shape_of(
+    streams: Sequence[batches.Stream], length: int, n_updates: int,
+    least_rows: int = 1,
+) -> batches.Shape:
+  """Of batches that hold the streams in about n_updates of them.
+
+  Rows and positions are of few sizes, so that little compiles. What a policy
+  wrote is a small part of its streams: with a position for every token the head
+  would be most of an update.
+  """
+  def up(least):
+    """To the next quarter between two powers of two: a fifth more at most."""
+    step = 2 ** max(0, int(np.log2(least)) - 2)
+    return int(np.ceil(least / step)) * step
+
+  counts = [np.count_nonzero(s.weight[1:]) for s in streams]
   n_tokens = sum(len(s.tokens) for s in streams)
-  rows = max(1, n_tokens / (0.9 * length * n_updates))
-  return 2 ** int(np.ceil(np.log2(rows)))
+  rows = sharding.round_up(up(max(
+      least_rows, n_tokens / (_FULL * length * n_updates))))
+  positions = sharding.round_up(up(max(
+      _LEAST_POSITIONS, 2 * max(counts), sum(counts) / (_FULL * n_updates))))
+  return batches.Shape(rows, length, min(positions, rows * length))
 
 
 def _correction(c, cfg):
