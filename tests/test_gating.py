@@ -193,11 +193,12 @@ def test_crashed_episodes_are_left_out_of_both_sides(tmp_path, monkeypatch):
   monkeypatch.setattr(gating.judge, 'play', play)
   dream = Oracle(lived)
   player = builtin_types.SimpleNamespace(rows=2)
-  table, unforeseen, n_real, twins = gating.measure(
+  table, pairs, unforeseen, n_real, twins = gating.measure(
       run, 'gate0', player, {}, dream, 'browser')
   row = table.rows[FAMILY]
   assert row.real_success == (2, 3) and row.dream_success == (3, 3)
-  assert row.n_episodes == 3 and n_real == row.n_steps == 6
+  assert row.n_episodes == 3 and n_real == row.n_steps == len(pairs) == 6
+  assert {p.episode_id for p in pairs} == {'e0', 'e2', 'e3'}
   assert not unforeseen
   kept = trajectories.read_jsonl(tmp_path / 'episodes' / 'gate0.jsonl.gz')
   assert [e.episode_id for e in kept] == ['e0', 'e2', 'e3']
@@ -213,7 +214,7 @@ def test_of_rounds_with_equal_verdicts_the_truer_one_stands_higher():
   def standing(lies):
     pairs = gating.predict(Oracle(EPISODES, lies), EPISODES, 5, always)
     table = gate.measure(pairs, {}, {})
-    return learn._Round({}, gating.Measured(table, {}, 0, []),
+    return learn._Round({}, gating.Measured(table, pairs, {}, 0, []),
                         gate.decide(table, gate.Thresholds())).standing
 
   true = standing({})

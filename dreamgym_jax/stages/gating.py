@@ -103,6 +103,7 @@ class Measured(NamedTuple):
   """What measuring a dream gave, and took."""
 
   table: gate.GateTable
+  pairs: list[gate.StepPair]
   # by kind of action: steps that nothing before them tells
   unforeseen: dict[str, fidelity.Unforeseen]
   n_real: int                      # transitions taken
@@ -141,7 +142,7 @@ def measure(
   twins = [d.episode for d, a in zip(dreamed, lived, strict=True)
            if not a.episode.error]
   table = gate.measure(pairs, _successes(twins), _successes(episodes))
-  return Measured(table, fidelity.unforeseen(pairs), n_real, twins)
+  return Measured(table, pairs, fidelity.unforeseen(pairs), n_real, twins)
 
 
 def _successes(

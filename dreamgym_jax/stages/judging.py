@@ -37,10 +37,12 @@ def audit_stage(run: runs.Run, cast: casts.Cast) -> None:
     policy = run.params('dream', cast.model_config)
     store = cast.open_replay()
     dream = cast.dream(model, store, runs.AUDIT)
-    table, pairs, *_ = gating.measure(
+    measured = gating.measure(
         run, 'audit', cast.player, policy, dream, cast.real)
-    result['gate'] = gating.summary(run, table, 'after the dream')
-    run.say(gate.render(table, gate.decide(table, gating.thresholds(run))))
+    result['gate'] = gating.summary(
+        run, measured.table, 'after the dream')
+    run.say(gate.render(measured.table, gate.decide(
+        measured.table, gating.thresholds(run))))
     families = run.stages.result('gate')['passed']
     pages = _with_pages(run, cast, [
         t for t in gating.gate_tasks(run) if t.family in families])
@@ -51,7 +53,7 @@ def audit_stage(run: runs.Run, cast: casts.Cast) -> None:
     dreamed = [a.episode for a in attempts if not a.episode.is_malformed]
     lived = audit.replay_in(cast.real, dreamed, c.env.rows)
     both = list(zip(dreamed, lived, strict=True))
-    result['fidelity'] = audit.summarise(pairs, both)
+    result['fidelity'] = audit.summarise(measured.pairs, both)
     result['replays'] = [html.replay(d, r, _demo_texts(cast, store, d))
                          for d, r in _chosen(both, c.report.episodes)]
     result['curve'] = _curve(run, cast, families)
