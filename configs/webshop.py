@@ -8,8 +8,9 @@ and test differ.
   python -m dreamgym_jax.main --config=configs/webshop.py
 
 Sizes (2 CPU cores, 24 GiB; measured figures are in README.md and docs/LOG.md):
-  tiny     1.0M parameters from the shipped experience model and policy;
-           not timed yet.
+  tiny     1.0M parameters from the shipped experience model and policy; 72
+           minutes on one core beside another training, before updates were
+           made cheaper. Not timed on two.
   scratch  the same from nothing: collects, trains the tokenizer, the base,
            the experience model and the policy first (one core: two hours to
            the end of the gate).
