@@ -256,7 +256,7 @@ def test_nothing_compiles_after_precompile(params):
 
 
 def test_no_call_copies_the_cache(params):
-  """Temporaries of both calls stay far below a cache of long rows."""
+  """Temporaries of each call stay far below a cache of long rows."""
   n_rows, n = 64, 4
   memory = decoding.memory(CFG, n_rows, 4_096)
   size = sum(x.nbytes for x in jax.tree.leaves(memory))

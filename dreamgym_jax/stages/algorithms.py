@@ -250,7 +250,7 @@ def shape_of(
   would be most of an update.
   """
   def up(least):
-    """To the next quarter between two powers of two: a fifth more at most."""
+    """To the next quarter between two powers of two: a quarter more at most."""
     step = 2 ** max(0, int(np.log2(least)) - 2)
     return int(np.ceil(least / step)) * step
 
