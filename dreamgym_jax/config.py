@@ -115,8 +115,7 @@ def defaults() -> D:
   # Whether M_exp is told which retrieved transition is of its very page and
   # action, and may answer an edit of several lines by `shown`: as retrieved.
   c.prompt.refers = False
-  # Whether the policy is told the task again in front of each of its thoughts
-  # (WebShop's own pages all say it).
+  # Whether the policy is told the task again in front of each of its thoughts.
   c.prompt.reminds = False
 
   c.model = D()                     # of both roles

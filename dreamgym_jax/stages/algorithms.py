@@ -247,7 +247,8 @@ def shape_of(
 
   Rows and positions are of few sizes, so that little compiles. What a policy
   wrote is a small part of its streams: with a position for every token the head
-  would be most of an update.
+  would be most of an update. The mesh has no say (sharding.fill_up adds what it
+  lacks): a run packs alike on any number of devices.
   """
   def up(least):
     """To the next quarter between two powers of two: a quarter more at most."""
@@ -256,10 +257,9 @@ def shape_of(
 
   counts = [np.count_nonzero(s.weight[1:]) for s in streams]
   n_tokens = sum(len(s.tokens) for s in streams)
-  rows = sharding.round_up(up(max(
-      least_rows, n_tokens / (_FULL * length * n_updates))))
-  positions = sharding.round_up(up(max(
-      _LEAST_POSITIONS, 2 * max(counts), sum(counts) / (_FULL * n_updates))))
+  rows = up(max(least_rows, n_tokens / (_FULL * length * n_updates)))
+  positions = up(max(
+      _LEAST_POSITIONS, 2 * max(counts), sum(counts) / (_FULL * n_updates)))
   return batches.Shape(rows, length, min(positions, rows * length))
 
 
