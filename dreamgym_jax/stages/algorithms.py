@@ -258,7 +258,7 @@ def shape_of(
   counts = [np.count_nonzero(s.weight[1:]) for s in streams]
   n_tokens = sum(len(s.tokens) for s in streams)
   rows = up(max(least_rows, n_tokens / (_FULL * length * n_updates)))
-  positions = up(max(
+  positions = up(max(    # a pair of the longest must fit (DPO)
       _LEAST_POSITIONS, 2 * max(counts), sum(counts) / (_FULL * n_updates)))
   return batches.Shape(rows, length, min(positions, rows * length))
 

@@ -39,8 +39,7 @@ def audit_stage(run: runs.Run, cast: casts.Cast) -> None:
     dream = cast.dream(model, store, runs.AUDIT)
     measured = gating.measure(
         run, 'audit', cast.player, policy, dream, cast.real)
-    result['gate'] = gating.summary(
-        run, measured.table, 'after the dream')
+    result['gate'] = gating.summary(run, measured.table, 'after the dream')
     run.say(gate.render(measured.table, gate.decide(
         measured.table, gating.thresholds(run))))
     families = run.stages.result('gate')['passed']

@@ -125,6 +125,7 @@ class Prompts:
   # -- policy ---------------------------------------------------------------
 
   def policy_ask(self, instruction: str) -> list[int]:
+    """What stands before a thought; `reminds` wants the task again."""
     again = self._tagged('task', instruction) if self.reminds else []
     return [*again, self.tok.tag['think']]
 
