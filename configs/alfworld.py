@@ -42,6 +42,8 @@ def _adapt(c) -> None:
   c.prompt.repeat_pages = False     # a page of 25 lines changes in one or two
   # The goal is 800 tokens away by then.
   c.prompt.restates = c.prompt.reminds = True
+  c.prompt.names = True             # as ALFWorld's own commands do
+  c.tokenizer.phrases = 160         # all of them: else every name ends in `1`
   c.sampler.capacity = 2_048
   c.batch.rows, c.batch.length, c.batch.positions = 1, 1_536, 1_536
   # Receptacles and objects are few words: no copying to be taught.

@@ -53,6 +53,7 @@ def _adapt(c) -> None:
   c.prompt.repeat_pages = False
   c.prompt.refers = True
   c.prompt.reminds = True           # as the shop's own pages do
+  c.prompt.names = True             # as its own actions do
   c.sampler.capacity = 3_072
   c.batch.rows, c.batch.length, c.batch.positions = 1, 1_536, 1_536
   # Names of goods and their attributes are few: no copying to be taught.

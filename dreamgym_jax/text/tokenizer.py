@@ -101,8 +101,13 @@ class Tokenizer:
         for name, text in self.split(ids))
 
 
-def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-  """Learns the pieces from texts; the model is a function of them alone."""
+def train(
+    texts: Iterable[str], vocab_size: int, phrases: Sequence[str] = ()
+) -> Tokenizer:
+  """Learns the pieces from texts; each of `phrases` is one whatever they say.
+
+  The model is a function of its arguments alone.
+  """
   model = io.BytesIO()
   lines = sorted({spaced(t) for t in texts if t})
   options = dict(
@@ -111,7 +116,8 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
       byte_fallback=True, split_digits=True, hard_vocab_limit=False,
       normalization_rule_name='identity', max_sentencepiece_length=16,
       pad_id=0, unk_id=1, bos_id=-1, eos_id=-1, control_symbols=list(TAGS),
-      user_defined_symbols=_ELEMENT_PIECES,
+      user_defined_symbols=_ELEMENT_PIECES + [
+          '▁' + p.replace(' ', '▁') for p in phrases],
       num_threads=1, minloglevel=2)
   try:
     sentencepiece.SentencePieceTrainer.train(**options)
