@@ -96,6 +96,16 @@ def test_batches_hold_what_was_written_and_little_more(n_updates):
   assert n_updates <= len(packed) <= n_updates + 1
 
 
+@pytest.mark.parametrize(('longest', 'length'), [
+    (90, 512), (520, 640), (1_000, 1_024), (1_300, 1_536), (1_536, 1_536)])
+def test_rows_are_as_long_as_the_longest_stream_needs(longest, length):
+  streams = [batches.Stream(np.ones(n, np.int32), np.ones(n, np.float32))
+             for n in (50, longest, 60)]
+  assert algorithms.shape_of(streams, 1_536, 4).length == length
+  # But never longer than a batch may be.
+  assert algorithms.shape_of(streams[:1], 256, 4).length == 256
+
+
 def test_a_batch_has_room_for_its_longest_stream_and_a_pair():
   weight = np.ones(700, np.float32)
   stream = batches.Stream(np.ones(700, np.int32), weight)

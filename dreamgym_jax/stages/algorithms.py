@@ -34,6 +34,7 @@ _NO_UPDATE = {
 Metrics = dict[str, float]
 _FULL = 0.9                 # of a batch, as packing will have it
 _LEAST_POSITIONS = 512      # of a batch; fewer gain nothing
+_LEAST_LENGTH = 512         # of a row: from here on quarters are whole lanes
 
 
 class Played(NamedTuple):
@@ -247,8 +248,10 @@ def shape_of(
 
   Rows and positions are of few sizes, so that little compiles. What a policy
   wrote is a small part of its streams: with a position for every token the head
-  would be most of an update. The mesh has no say (sharding.fill_up adds what it
-  lacks): a run packs alike on any number of devices.
+  would be most of an update; and attention costs a token as much as its row is
+  long, so rows are no longer than the longest stream needs. The mesh has no say
+  (sharding.fill_up adds what it lacks): a run packs alike on any number of
+  devices.
   """
   def up(least):
     """To the next quarter between two powers of two: a quarter more at most."""
@@ -256,8 +259,9 @@ def shape_of(
     return int(np.ceil(least / step)) * step
 
   counts = [np.count_nonzero(s.weight[1:]) for s in streams]
-  n_tokens = sum(len(s.tokens) for s in streams)
-  rows = up(max(least_rows, n_tokens / (_FULL * length * n_updates)))
+  sizes = [len(s.tokens) for s in streams]
+  length = min(length, up(max(_LEAST_LENGTH, *sizes)))
+  rows = up(max(least_rows, sum(sizes) / (_FULL * length * n_updates)))
   positions = up(max(    # a pair of the longest must fit (DPO)
       _LEAST_POSITIONS, 2 * max(counts), sum(counts) / (_FULL * n_updates)))
   return batches.Shape(rows, length, min(positions, rows * length))
