@@ -31,7 +31,7 @@ VERBS = {
     'answer': (False, True),
 }
 NO_ELEMENT, NO_OPTION = 'no such element', 'no such option'
-# Longer names are titles, which end in what tells them apart, e.g. a price.
+# Longer names are titles: more to copy than a small model copies right.
 _MAX_NAME = 40
 _ACTION = re.compile(r'(\w+)(?: \[(\d{1,3})\])?(?: (.*))?')
 
@@ -86,16 +86,13 @@ def argument(text: str) -> str:
 def names(state: str) -> dict[str, int]:
   """What elements may be called in place of their ids: name -> id.
 
-  The whole name, a long one's last word; none that several would have.
+  A name that is one element's alone, and short.
   """
   bearers: dict[str, list[int]] = {}
   for element in states.parse(state):
-    name = element.name
-    if len(name) > _MAX_NAME:
-      name = name.split()[-1]
-    bearers.setdefault(name, []).append(element.id)
+    bearers.setdefault(element.name, []).append(element.id)
   return {name: ids[0] for name, ids in bearers.items()
-          if name and len(ids) == 1}
+          if 0 < len(name) <= _MAX_NAME and len(ids) == 1}
 
 
 def ground(text: str, state: str) -> str:

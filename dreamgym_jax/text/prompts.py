@@ -4,8 +4,8 @@ Policy (writes thought and action):
   <task> instruction <page> s0 <think> THOUGHT <act> ACTION <end>
   <page> s1 <think> THOUGHT <act> ACTION <end> ...
   (with `reminds`, <task> instruction again in front of each <think>; with
-  `names`, ACTION is `verb argument <hit> name`, of the element acted on, and
-  no thought has an id)
+  `names`, ACTION is `verb argument <hit> name` where the element acted on has
+  a name of its own, and then THOUGHT has no id)
 Experience model (Eq. 4; writes reasoning R, the edit to s' and a flag):
   <task> instruction <page> s0
   <act> a0 <hit> grounded a0 <demo> d1 ... <think> R0 <edit> EDIT <cont>
@@ -141,9 +141,10 @@ class Prompts:
     tag = self.tok.tag
     hit: list[int] = []
     if self.names:
-      thought = _ID.sub('', thought).strip()
       action, name = _named(action, state)
-      hit = self._tagged('hit', name) if name else []
+      if name:
+        thought = _ID.sub('', thought).strip()
+        hit = self._tagged('hit', name)
     return _piece(self.tok.encode(thought), THOUGHT) + _piece(
         [tag['act'], *self.tok.encode(action), *hit, tag['end']], ACTION)
 
