@@ -45,7 +45,7 @@ def _adapt(c) -> None:
   # What a search finds nobody can know who has not seen it: many goals, so
   # that what they search for has been searched for before. Careless purchases
   # have several things wrong, as those of an untrained policy.
-  c.collect.pages = 1_000
+  c.collect.pages = 1_350
   c.collect.behaviours = ('expert', 'noisy', 'near_miss', 'careless')
   c.shop.page_size = 3
   c.shop.subpages = ()
@@ -62,15 +62,17 @@ def _adapt(c) -> None:
   c.experience.max_new = 200
   c.experience.compares = True
   c.base.retrieves = True
-  c.replay.capacity = 70_000        # every real transition of collect, once
+  c.replay.capacity = 100_000       # every real transition of collect, once
   c.replay.demo_tokens = 192        # a list of results, whole
   c.replay.dropped = 0.1
-  c.warmup.demos, c.warmup.epochs = 300, 3
-  c.gate.pages = 30                 # four families: 120 rollouts
+  # What is copied from a goal into a search is learned by many goals, not by
+  # many passes.
+  c.warmup.demos, c.warmup.epochs = 200, 1
+  c.gate.pages = 60                 # of 30, a second win more would refuse
   # A list of results that is invented belongs to another shop.
   c.gate.unforeseen = 0.9
   # Hotter, a small policy types words that nobody has searched for.
-  c.rl.temperature = 0.7
+  c.rl.temperature = 0.5
   c.rl.max_new = 64
   # Pages by the model, verdicts by the shop's own rules.
   c.dream.world = 'verified'
