@@ -54,8 +54,8 @@ def _adapt(c) -> None:
   c.collect.behaviours = ('expert', 'noisy', 'noisy', 'near_miss', 'careless',
                           'errand', 'errand', 'random')
   c.experience.compares = True      # who is where: copied well, compared badly
-  c.base.steps, c.experience.steps = 4_000, 4_000
-  c.warmup.demos, c.warmup.epochs = 200, 4
+  c.base.steps, c.experience.steps = 3_000, 3_000
+  c.warmup.demos, c.warmup.epochs = 100, 4
   c.gate.pages = 48                 # six families: 288 rollouts
   c.dream.iterations = 15
   c.evaluate.pages = 40
