@@ -57,5 +57,8 @@ def _adapt(c) -> None:
   c.base.steps, c.experience.steps = 3_000, 3_000
   c.warmup.demos, c.warmup.epochs = 100, 4
   c.gate.pages = 48                 # six families: 288 rollouts
+  # By tokens, lost episodes, which are long, would be most of a batch.
+  c.rl.lr, c.rl.aggregate = 2e-4, 'sequence'
+  c.curriculum.pages = 400          # not the demonstrated pages alone
   c.dream.iterations = 15
   c.evaluate.pages = 40

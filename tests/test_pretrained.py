@@ -74,6 +74,12 @@ def test_streams_are_parsed_as_with_our_own_tokenizer(tok):
   assert tok.show(ids) == '<page> a b <act> click [3] <end> '
   reply = prompt.policy_reply('the okay button', 'click [3]')
   assert prompt.parse_reply(reply.ids) == ('the okay button', 'click [3]')
+  named = prompts.Prompts(tok, names=True)
+  page = '[1] button: No\n[3] button: Okay'
+  reply = named.policy_reply('the okay button [3]', 'click [3]', page)
+  shown = 'the okay button <act> click <hit> Okay'
+  assert tok.show(reply.ids).startswith(shown)
+  assert named.parse_reply(reply.ids, page) == ('the okay button', 'click [3]')
 
 
 def test_chat_is_what_transformers_makes_of_it(tok):
