@@ -95,6 +95,21 @@ def names(state: str) -> dict[str, int]:
           if 0 < len(name) <= _MAX_NAME and len(ids) == 1}
 
 
+def by_name(text: str, state: str) -> tuple[str, str]:
+  """The action without its id, and the name of the element that it acts on.
+
+  Where that has no name of its own, the action as it is and ''.
+  """
+  try:
+    action = parse(text)
+  except ActionError:
+    return text, ''
+  for name, id_ in names(state).items():
+    if id_ == action.element:
+      return f'{action.verb} {action.argument}'.strip(), name
+  return text, ''
+
+
 def ground(text: str, state: str) -> str:
   """The line of the element the action names, shown beside the action.
 

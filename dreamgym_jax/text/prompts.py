@@ -141,7 +141,7 @@ class Prompts:
     tag = self.tok.tag
     hit: list[int] = []
     if self.names:
-      action, name = _named(action, state)
+      action, name = actions.by_name(action, state)
       if name:
         thought = _ID.sub('', thought).strip()
         hit = self._tagged('hit', name)
@@ -372,19 +372,6 @@ class Prompts:
     if [e.id for e in elements] != list(range(1, len(elements) + 1)):
       raise ParseError('ids do not count from 1')
     return instruction.replace('\n', ' '), state
-
-
-def _named(action: str, state: str) -> tuple[str, str]:
-  """(the action without its id, the element's name); the name '' if it has
-  none of its own, and then the action as it is."""
-  try:
-    parsed = actions.parse(action)
-  except actions.ActionError:
-    return action, ''
-  for name, id_ in actions.names(state).items():
-    if id_ == parsed.element:
-      return f'{parsed.verb} {parsed.argument}'.strip(), name
-  return action, ''
 
 
 def malformed_action(state: str) -> types.Observation:
