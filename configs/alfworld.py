@@ -59,6 +59,6 @@ def _adapt(c) -> None:
   c.gate.pages = 48                 # six families: 288 rollouts
   # By tokens, lost episodes, which are long, would be most of a batch.
   c.rl.lr, c.rl.aggregate = 2e-4, 'sequence'
-  c.curriculum.pages = 400          # not the demonstrated pages alone
+  c.curriculum.pages = 200          # all of collect, not the demonstrated alone
   c.dream.iterations = 15
   c.evaluate.pages = 40

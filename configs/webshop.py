@@ -76,7 +76,8 @@ def _adapt(c) -> None:
   # Most groups tie, so that few teach: 4e-4 did harm. By tokens, lost episodes,
   # which are long, would be most of a batch.
   c.rl.lr, c.rl.aggregate = 1e-4, 'sequence'
-  c.curriculum.pages = 1_350        # not the demonstrated goals alone
+  # Not the demonstrated goals alone, and room for generated ones.
+  c.curriculum.pages, c.curriculum.capacity = 1_350, 8_192
   # Pages by the model, verdicts by the shop's own rules.
   c.dream.world = 'verified'
   c.dream.iterations = 10

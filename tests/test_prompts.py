@@ -334,7 +334,7 @@ def test_a_policy_may_act_on_names(prompt, action, shown):
 
 @pytest.mark.parametrize(('action', 'name'), [
     ('click', 'Stop'), ('click', 'Go'), ('noop', 'Username'), ('tap', '3'),
-    ('answer 42', 'Username'), ('', 'Username')])
+    ('answer 42', 'Username'), ('', 'Username'), ('click now', 'Username')])
 def test_a_name_that_is_nobodys_makes_no_action(prompt, action, name):
   named = dataclasses.replace(prompt, names=True)
   tag = prompt.tok.tag

@@ -171,10 +171,10 @@ class Prompts:
     """`click` and `Submit` to `click [4]`."""
     ids = {self.tok.decode(self.tok.encode(n)): i
            for n, i in actions.names(state).items()}
-    verb, _, argument = text.partition(' ')
-    if name not in ids or not actions.VERBS.get(verb, (False,))[0]:
+    if name not in ids:
       return f'"{name}" {text}'
-    return str(actions.Action(verb, ids[name], argument))
+    verb, _, argument = text.partition(' ')
+    return f'{verb} [{ids[name]}] {argument}'.rstrip()
 
   def policy_stream(self, episode: types.Episode) -> Piece:
     task = episode.task
