@@ -147,10 +147,12 @@ def make_grpo_step(
     aggregate: losses.Aggregate = losses.token_mean,
     n_turns: int = 0,
     accumulates: bool = False,
+    temperature: float = 1.0,
 ) -> Callable[..., tuple[types.TrainState, Metrics]]:
   """One GRPO update (Eq. 3) of a batch made by `grpo.grpo_streams`.
 
-  With `accumulates` a batch comes in parts (accumulation.py).
+  With `accumulates` a batch comes in parts (accumulation.py). pi is the policy
+  at `temperature`, that of the rollouts: what is not drawn from is not trained.
   loss = aggregate(surrogate + kl_coef k3(pi || ref) - entropy_coef entropy).
 
   Returns:
@@ -166,7 +168,7 @@ def make_grpo_step(
   step = make_update(
       make_policy_loss(
           model_cfg, clip_low, clip_high, kl_coef, entropy_coef, aggregate,
-          n_turns
+          n_turns, temperature
       ),
       optimizer,
       count_of(aggregate) if accumulates else None,
@@ -187,14 +189,15 @@ def make_policy_loss(
     entropy_coef: float,
     aggregate: losses.Aggregate,
     n_turns: int = 0,
+    temperature: float = 1.0,
 ) -> LossFn:
   """The loss of `make_grpo_step`, for whatever made the advantages."""
-  kl_fn = _make_kl(model_cfg) if kl_coef else _no_kl
+  kl_fn = _make_kl(model_cfg, temperature) if kl_coef else _no_kl
 
   def loss_fn(params, batch, ref_params):
     if kl_coef and ref_params is None:
       raise ValueError(f'kl_coef is {kl_coef}: ref_params must be given')
-    logp_P, entropy_P = logp_entropy(params, batch, model_cfg)
+    logp_P, entropy_P = logp_entropy(params, batch, model_cfg, temperature)
     weight_P = batch.weight_P
     surrogate = losses.clipped_surrogate(
         logp_P, batch.logp_P, batch.adv_P, weight_P, clip_low, clip_high
@@ -232,10 +235,11 @@ def count_of(
       aggregate, batch.weight_P, batch.sequence_P)
 
 
-def _make_kl(model_cfg: transformer.ModelConfig):
+def _make_kl(model_cfg: transformer.ModelConfig, temperature: float):
   def kl(logp_P, batch, ref_params):
-    ref_params = jax.lax.stop_gradient(ref_params)
-    return losses.k3_kl(logp_P, logp_entropy(ref_params, batch, model_cfg)[0])
+    ref_logp_P, _ = logp_entropy(
+        jax.lax.stop_gradient(ref_params), batch, model_cfg, temperature)
+    return losses.k3_kl(logp_P, ref_logp_P)
 
   return kl
 
@@ -261,11 +265,13 @@ def logp_entropy(
     params: types.Params,
     batch: batches.Batch,
     model_cfg: transformer.ModelConfig,
+    temperature: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
   """Log-prob of each target and entropy there, both [P], float32."""
   if sharding.n_batch_shards() == 1:
     x_PxD = features(params, batch, model_cfg)
-    return transformer.logp_entropy(params, x_PxD, batch.target_P, model_cfg)
+    return transformer.logp_entropy(
+        params, x_PxD, batch.target_P, model_cfg, temperature=temperature)
   # Listed positions may stand in any row, so that states would go from device
   # to device. All positions are scored, where they are: numbers travel.
   n = batch.tok_BxT.size
@@ -274,7 +280,8 @@ def logp_entropy(
   x_BxTxD = transformer.hidden(
       params, batch.tok_BxT, batch.pos_BxT, batch.segment_BxT, model_cfg)
   every = transformer.logp_entropy(
-      params, x_BxTxD.reshape(n, -1), target, model_cfg)
+      params, x_BxTxD.reshape(n, -1), target, model_cfg,
+      temperature=temperature)
   return tuple(x[batch.index_P] for x in every)
 
 

@@ -40,7 +40,7 @@ class Turn(NamedTuple):
   """What one row wrote in one turn."""
 
   tokens: np.ndarray        # [n] int32, the stop token included
-  logp: np.ndarray          # [n] float32, under the model at temperature 1
+  logp: np.ndarray          # [n] float32, at the temperature they were drawn at
   stopped: bool             # a stop token came before max_new
   watch: np.ndarray         # [W] log-probs of watched tokens at the last one
 
@@ -140,8 +140,9 @@ class Sampler:
       barred: tokens that are never written.
 
     Returns:
-      A Turn per row. `logp` and `watch` are of the plain model: temperature 1,
-      nothing filtered or barred, equal to the scorer's log-softmax.
+      A Turn per row. `logp` and `watch` are of the plain model, nothing
+      filtered or barred: `logp` at the given temperature, as a scorer of that
+      temperature has it, greedy ones and `watch` at 1.
 
     Raises:
       SamplerFull: input + max_new exceeds a row's capacity.

@@ -256,6 +256,37 @@ def test_entropy_bonus_and_kl_pull_the_right_way():
   assert last < 0.7 * first
 
 
+@pytest.mark.parametrize('hot', [0.4, 1.0, 2.5])
+def test_the_gradient_is_that_of_what_was_drawn_from(hot):
+  """A bandit of V arms, each as often as a policy at this temperature pulls it.
+
+  The gradient of the loss is minus that of the expected reward under that
+  policy; under the one of temperature 1 it would be another.
+  """
+  rng = np.random.default_rng(0)
+  reward_V = rng.normal(size=CFG.V).astype(np.float32)
+  params = init_params()
+
+  def logp_of(params):
+    z_V = transformer.forward(
+        params, jnp.ones((1, 1), int), jnp.zeros((1, 1), int),
+        jnp.ones((1, 1), int), CFG)[0, 0]
+    return jax.nn.log_softmax(z_V / hot)
+
+  logp_V = logp_of(params)
+  p_V = np.asarray(jnp.exp(logp_V))
+  adv_V = reward_V - p_V @ reward_V
+  packed, = batches.pack(
+      [batches.Stream(np.array([1, arm]), np.float32([0, p_V[arm]]),
+                      np.float32([0, logp_V[arm]]), np.float32([0, adv_V[arm]]))
+       for arm in range(CFG.V)], **SHAPE)
+  loss_fn = learner.make_policy_loss(
+      CFG, 0.2, 0.2, 0.0, 0.0, losses.token_mean, temperature=hot)
+  got = jax.grad(lambda p: loss_fn(p, packed, None)[0])(params)
+  want = jax.grad(lambda p: -jnp.exp(logp_of(p)) @ reward_V)(params)
+  assert_close(got, want, atol=1e-5)
+
+
 def make_streams_args(J, G, T=4):
   rng = np.random.default_rng(0)
   tokens = [rng.integers(1, 9, T) for _ in range(J * G)]

@@ -80,6 +80,24 @@ def test_logp_and_watch_equal_the_scorer(params, reference):
   assert len(lengths) > 2  # some rows left the batch before others
 
 
+@pytest.mark.parametrize('n_drafted', [0, 2])
+def test_logp_is_that_of_the_temperature_and_watch_the_plain_models(
+    params, n_drafted):
+  """Barred tokens count all the same: nothing bars them in training."""
+  hot, barred = 0.4, (9, 20)
+  sampler = make(n_drafted=n_drafted)
+  sampler.start(1)
+  got, = turn(sampler, params, [0], [PROMPTS[1]], temperature=hot,
+              barred=barred)
+  stream = PROMPTS[1] + got.tokens.tolist()
+  logp = score(params, stream)
+  scaled = np.asarray(jax.nn.log_softmax(logp / hot, -1))
+  begin = len(PROMPTS[1])
+  want = scaled[np.arange(begin - 1, len(stream) - 1), stream[begin:]]
+  np.testing.assert_allclose(got.logp, want, atol=1e-5)
+  np.testing.assert_allclose(got.watch, logp[-2, list(STOP)], atol=1e-5)
+
+
 @pytest.mark.parametrize('rows,streams,buckets', [
     ([3], [1], {}),                                     # alone
     ([4, 0, 2], [4, 1, 0], {}),                         # other slots and mates
@@ -100,7 +118,7 @@ def choose(z_RxV, seed, stream_R, t_R):
   key = jax.random.key_data(jax.random.key(seed))
   draw = decoding.Draw(jnp.tile(key, (len(stream_R), 1)), stream_R,
                        jnp.float32(1), jnp.int32(37), jnp.float32(1), None,
-                       jnp.zeros(z_RxV.shape[1], bool), None)
+                       jnp.zeros(z_RxV.shape[1], bool), jnp.zeros(1, int))
   u_R = decoding.luck(draw, t_R[:, None])[:, 0]
   return decoding.choose(z_RxV, u_R, draw, False)[0]
 

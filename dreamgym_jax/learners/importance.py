@@ -18,7 +18,8 @@ from dreamgym_jax.models import transformer
 
 
 def make_correction(
-    model_cfg: transformer.ModelConfig, cap: float, n_turns: int = 0
+    model_cfg: transformer.ModelConfig, cap: float, n_turns: int = 0,
+    temperature: float = 1.0,
 ) -> Callable[..., tuple[batches.Batch, learner.Metrics]]:
   """A jitted (params, batch) -> (batch, metrics), before the first update.
 
@@ -28,7 +29,7 @@ def make_correction(
   """
 
   def correct(params, batch):
-    logp_P, _ = learner.logp_entropy(params, batch, model_cfg)
+    logp_P, _ = learner.logp_entropy(params, batch, model_cfg, temperature)
     ratio_P = losses.truncated_ratio(
         logp_P, batch.logp_P, batch.weight_P, cap)
     metrics = learner.mismatch(logp_P, batch, n_turns) | {

@@ -184,6 +184,7 @@ def make_ppo_step(
     aggregate: losses.Aggregate = losses.token_mean,
     n_turns: int = 0,
     accumulates: bool = False,
+    temperature: float = 1.0,
 ) -> Callable[..., tuple[PpoState, learner.Metrics]]:
   """One PPO update of policy and critic on a batch of `make_targets`.
 
@@ -197,7 +198,7 @@ def make_ppo_step(
   policy_step = learner.make_update(
       learner.make_policy_loss(
           model_cfg, clip_low, clip_high, kl_coef, entropy_coef, aggregate,
-          n_turns
+          n_turns, temperature
       ),
       policy_optimizer,
       learner.count_of(aggregate) if accumulates else None,

@@ -112,17 +112,27 @@ def luck(draw: Draw, t_RxC: jax.Array) -> jax.Array:
 
 def choose(
     z_RxV: jax.Array, u_R: jax.Array, draw: Draw, is_filtered: bool
-) -> tuple[jax.Array, jax.Array]:
-  """Each row's token by its `luck`, with all log-probs [R, V]."""
-  logp_RxV = jax.nn.log_softmax(z_RxV, -1)
-  z_RxV = jnp.where(draw.barred_V, -jnp.inf, z_RxV)
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Each row's token by its `luck`; its log-prob, and [R, W] of the watched.
+
+  The token's at the temperature of the draw, nothing filtered or barred; the
+  watched ones' at temperature 1.
+  """
+  watch_RxW = _logp(z_RxV, draw.watch_W[None])
   scaled = z_RxV / jnp.where(draw.temperature > 0, draw.temperature, 1.0)
-  if is_filtered:
-    scaled = _filtered(scaled, draw)
-  drawn_R = _inverse_cdf(jax.nn.softmax(scaled, -1), u_R)
+  allowed = jnp.where(draw.barred_V, -jnp.inf, scaled)
+  kept = _filtered(allowed, draw) if is_filtered else allowed
+  drawn_R = _inverse_cdf(jax.nn.softmax(kept, -1), u_R)
   tok_R = jnp.where(draw.temperature > 0, drawn_R,
-                    z_RxV.argmax(-1).astype(jnp.int32))
-  return tok_R, logp_RxV
+                    allowed.argmax(-1).astype(jnp.int32))
+  return tok_R, _logp(scaled, tok_R[:, None])[:, 0], watch_RxW
+
+
+def _logp(z_RxV: jax.Array, tok_RxN: jax.Array) -> jax.Array:
+  """Log-probs of some tokens of each row."""
+  tok_RxN = jnp.broadcast_to(tok_RxN, (len(z_RxV), tok_RxN.shape[1]))
+  return jnp.take_along_axis(z_RxV, tok_RxN, 1) - jax.nn.logsumexp(
+      z_RxV, -1, keepdims=True)
 
 
 def put_last(
@@ -169,10 +179,9 @@ def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw, *,
 
   def body(s):
     z_RxV = transformer.head(params, s.x_RxD, cfg)
-    tok_R, logp_RxV = choose(z_RxV, u_RxC[:, s.t], draw, is_filtered)
-    logp_R = jnp.take_along_axis(logp_RxV, tok_R[:, None], 1)[:, 0]
-    watch = jnp.where(s.open_R[:, None], logp_RxV[:, draw.watch_W],
-                      s.watch_RxW)
+    tok_R, logp_R, watch_RxW = choose(
+        z_RxV, u_RxC[:, s.t], draw, is_filtered)
+    watch = jnp.where(s.open_R[:, None], watch_RxW, s.watch_RxW)
     x, recent = transformer.append(
         params, weights, past, s.recent, tok_R[:, None], s.t, cfg)
     len_R = s.len_R + s.open_R

@@ -96,13 +96,12 @@ def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw,
         params, weights, past, s.recent, jnp.maximum(run_RxT, 0), s.len_R, cfg)
     z_RTxV = transformer.head(params, x_RxTxD.reshape(R * T, -1), cfg)
     u_RxT = jnp.take_along_axis(u_RxX, s.len_R[:, None] + 1 + i_1xT, 1)
-    next_RT, logp_RTxV = decoding.choose(
+    next_RT, next_logp_RT, watch_RTxW = decoding.choose(
         z_RTxV, u_RxT.reshape(-1), draw, is_filtered)
     # Place i of `next` is what comes after place i of `run`.
     next_RxT = next_RT.reshape(R, T)
-    next_logp_RxT = jnp.take_along_axis(
-        logp_RTxV, next_RT[:, None], 1).reshape(R, T)
-    watch_RxTxW = logp_RTxV[:, draw.watch_W].reshape(R, T, W)
+    next_logp_RxT = next_logp_RT.reshape(R, T)
+    watch_RxTxW = watch_RTxW.reshape(R, T, W)
     # A place counts if the one before it does, foretold it, and did not end.
     stops_RxT = draw.stop_V[jnp.maximum(run_RxT, 0)]
     foretold = (next_RxT[:, :-1] == draft_RxN) & ~stops_RxT[:, :-1]
@@ -141,13 +140,11 @@ def decode(params, k, v, last_BxD, fill_B, row_R, begun_R, left_R, draw,
         len_R, s.open_R & ~(at_end(stops_RxT) & (n_R > 0)) & (len_R < left_R))
 
   x_RxD = caches.pick(last_BxD, row_R)
-  tok_R, logp_RxV = decoding.choose(
+  first = decoding.choose(
       transformer.head(params, x_RxD, cfg), u_RxX[:, 0], draw, is_filtered)
   s = jax.lax.while_loop(
       lambda s: (s.open_R & (s.len_R < C)).any(), body, _State(
-          jnp.int32(0), tok_R,
-          jnp.take_along_axis(logp_RxV, tok_R[:, None], 1)[:, 0],
-          logp_RxV[:, draw.watch_W], x_RxD,
+          jnp.int32(0), *first, x_RxD,
           caches.empty_recent(cfg, R, C + T),
           jnp.full((R, C + 1), -1, jnp.int32), jnp.zeros((R, C + 1)),
           jnp.zeros((R, W)), jnp.zeros(R, jnp.int32), left_R > 0))

@@ -218,13 +218,14 @@ def forward(
 
 def logp_entropy(
     params: Params, x_PxD: jax.Array, target_P: jax.Array, cfg: ModelConfig,
-    chunk: int = 512,
+    chunk: int = 512, temperature: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
   """Log-probability of each target and entropy (nats) of its distribution.
 
   logp = z[target] - lse(z), entropy = lse(z) - sum(softmax(z) z), both [P]
-  float32. Head and softmax run over `chunk` positions at a time and are
-  recomputed backward, so no [P, V] array ever exists.
+  float32, z the logits divided by `temperature`. Head and softmax run over
+  `chunk` positions at a time and are recomputed backward, so no [P, V] array
+  ever exists.
   """
   P, D = x_PxD.shape
   parts = sharding.n_batch_shards()   # each device takes of its own positions
@@ -242,7 +243,7 @@ def logp_entropy(
   @jax.checkpoint
   def one(args):
     x_SxCxD, target_SxC = args
-    z = head(params, x_SxCxD, cfg)
+    z = head(params, x_SxCxD, cfg) / temperature
     # One exponential for both sums: the entropy then costs next to nothing.
     top = jax.lax.stop_gradient(z.max(-1, keepdims=True))
     e = jnp.exp(z - top)

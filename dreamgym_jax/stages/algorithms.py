@@ -132,7 +132,8 @@ def _by_groups(
   optimizer = _optimizer(c, c.rl.lr)
   step_fn = learner.make_grpo_step(
       cfg, optimizer, c.rl.clip_low, c.rl.clip_high, c.rl.kl_coef,
-      c.rl.entropy_coef, _aggregate(c), c.env.max_steps, c.rl.accumulate > 1)
+      c.rl.entropy_coef, _aggregate(c), c.env.max_steps, c.rl.accumulate > 1,
+      c.rl.temperature)
   correct = _correction(c, cfg)
 
   def update(state, p, reference, frozen):
@@ -184,7 +185,7 @@ def _ppo(c, cfg) -> Algorithm:
   step_fn = ppo.make_ppo_step(
       cfg, policy, critic, c.rl.clip_low, c.rl.clip_high, c.rl.value_clip,
       c.rl.kl_coef, c.rl.entropy_coef, _aggregate(c), c.env.max_steps,
-      c.rl.accumulate > 1)
+      c.rl.accumulate > 1, c.rl.temperature)
   correct = _correction(c, cfg)
   encode = encoder.make_hash_encoder(c.replay.embedding)
 
@@ -274,7 +275,8 @@ def _correction(c, cfg):
   """
   if not c.rl.importance_cap:
     return lambda params, packed: (packed, {})
-  one = importance.make_correction(cfg, c.rl.importance_cap, c.env.max_steps)
+  one = importance.make_correction(
+      cfg, c.rl.importance_cap, c.env.max_steps, c.rl.temperature)
 
   def correct(params, packed):
     both = [one(params, _on_mesh(batch)) for batch in packed]
