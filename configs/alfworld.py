@@ -43,7 +43,7 @@ def _adapt(c) -> None:
   # The goal is 800 tokens away by then.
   c.prompt.restates = c.prompt.reminds = True
   c.prompt.names = True             # as ALFWorld's own commands do
-  c.tokenizer.phrases = 160         # all of them: else every name ends in `1`
+  c.tokenizer.phrases = 270         # all of them: else every name ends in `1`
   c.sampler.capacity = 2_048
   c.batch.rows, c.batch.length, c.batch.positions = 1, 1_536, 1_536
   # Receptacles and objects are few words: no copying to be taught.

@@ -185,6 +185,8 @@ def defaults() -> D:
   c.warmup.init = 'shipped'         # or 'base': clone here
   c.warmup.demos = 8                # expert episodes of each family
   c.warmup.epochs = 4
+  c.warmup.lookups = 0.0            # streams of look-ups to each demonstration
+  c.warmup.behaviours = ('expert',)  # or 'noisy': mends slips
   c.warmup.lr = 1e-3
 
   c.gate = D()                      # before any RL in a dream
@@ -324,7 +326,8 @@ _MAY_BE_ZERO = {
     'budget.seconds', 'replay.k', 'rl.kl_coef', 'rl.entropy_coef',
     'rl.importance_cap', 'rl.step_weight', 'plan.fsdp', 'plan.tensor',
     'plan.rows', 'plan.price', 'transfer.lr', 'real_grpo.transitions',
-    'rl.invalid_penalty', 'gate.remedies', 'evaluate.temperature',
+    'warmup.lookups', 'rl.invalid_penalty', 'gate.remedies',
+    'evaluate.temperature',
     'dream.iterations', 'gate.gap', 'teacher.temperature', 'teacher.retries',
     'teacher.attempts', 'teacher.prompt_price', 'teacher.completion_price'}
 

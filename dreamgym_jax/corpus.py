@@ -13,9 +13,10 @@ import numpy as np
 
 from dreamgym_jax import types
 from dreamgym_jax.data import augment, batches
+from dreamgym_jax.envs import behaviours
 from dreamgym_jax.text import actions, prompts, states
 
-_LOOKUPS_PER_PAGE = 5
+LOOKUPS_PER_PAGE = 5
 # demos of every step of every episode, by the rule against leaks
 RetrieveAll = Callable[
     [Sequence[types.Episode]], list[list[list[prompts.Demo]]]]
@@ -115,8 +116,28 @@ def policy_streams(
     prompt: prompts.Prompts, episodes: Sequence[types.Episode],
     weights: np.ndarray,
 ) -> list[batches.Stream]:
-  """Streams of the policy, e.g. for behaviour cloning of experts."""
-  return [to_stream(prompt.policy_stream(e), weights) for e in episodes]
+  """Streams of the policy, e.g. for behaviour cloning of experts.
+
+  Slips of a noisy expert, which no thought precedes, are shown and carry no
+  loss: what is cloned is how it goes on after them (DART, arXiv 1703.09327).
+  """
+  streams = []
+  for episode in episodes:
+    piece = prompt.policy_stream(episode)
+    stream = to_stream(piece, weights)
+    if episode.behaviour == behaviours.NOISY:
+      is_meant = np.array([bool(s.thought) for s in episode.transitions])
+      turn_T = _turns(np.asarray(piece.kinds))
+      stream.weight[~np.append(is_meant, True)[turn_T]] = 0
+    streams.append(stream)
+  return streams
+
+
+def _turns(kind_T: np.ndarray) -> np.ndarray:
+  """[T] which turn wrote each token; -1 where none did."""
+  is_own = np.isin(kind_T, (prompts.THOUGHT, prompts.ACTION))
+  is_first = is_own & ~np.append(False, is_own[:-1])
+  return np.where(is_own, np.cumsum(is_first) - 1, -1)
 
 
 def lookup_streams(
@@ -126,7 +147,9 @@ def lookup_streams(
   """Streams of n look-ups each, on one page of every episode.
 
   The page is one that the episode saw, and stays as it is between them. Loss
-  is on the ids and the actions: what a thought wants is drawn at random.
+  is on the ids and the actions: what a thought wants is drawn at random. Where
+  a policy acts on names, loss is also on how one goes on once its beginning is
+  written (`mug 1 in` -> `drawer 2`).
   """
   rng = np.random.default_rng((seed, len(episodes)))
   id_tokens = prompt.tok.element_ids
@@ -142,12 +165,22 @@ def lookup_streams(
     if still:
       piece = prompt.policy_stream(
           dataclasses.replace(episode, task=task, transitions=still))
-      kind = np.asarray(piece.kinds)
-      is_id = (kind == prompts.THOUGHT) & np.isin(piece.ids, id_tokens)
-      streams.append(batches.Stream(
-          np.asarray(piece.ids, np.int32),
-          np.float32(is_id | (kind == prompts.ACTION))))
+      ids, kind = np.asarray(piece.ids, np.int32), np.asarray(piece.kinds)
+      is_id = (kind == prompts.THOUGHT) & np.isin(ids, id_tokens)
+      is_told = is_id | (kind == prompts.ACTION)
+      if prompt.names:
+        is_told |= _goes_on(ids, kind)
+      streams.append(batches.Stream(ids, np.float32(is_told)))
   return streams
+
+
+def _goes_on(ids: np.ndarray, kind: np.ndarray) -> np.ndarray:
+  """Where a thought goes on as a page does: a pair of tokens of both."""
+  pairs = np.stack([ids[:-1], ids[1:]], -1)
+  shown, thought = (((kind[:-1] == k) & (kind[1:] == k))
+                    for k in (prompts.CONTEXT, prompts.THOUGHT))
+  on_page = set(map(tuple, pairs[shown]))
+  return np.append(False, thought & [tuple(p) in on_page for p in pairs])
 
 
 def base_streams(
@@ -177,4 +210,4 @@ def base_streams(
   rng = np.random.default_rng((seed, 1))
   lenders = [e for e in episodes if e.transitions and rng.random() < lookups]
   return streams + lookup_streams(
-      prompt, lenders, renamer, _LOOKUPS_PER_PAGE, seed)
+      prompt, lenders, renamer, LOOKUPS_PER_PAGE, seed)

@@ -180,6 +180,44 @@ def test_the_policy_is_cloned_thought_and_action(prompt):
       for i in prompt.policy_reply(s.thought, s.action).ids]
 
 
+def test_a_slip_is_shown_and_not_cloned(prompt):
+  """Steps of a noisy expert after a thought carry loss, no others."""
+  weights = corpus.kind_weights(thought=1, action=1)
+  noisy = dataclasses.replace(EPISODES[0], behaviour='noisy')
+  assert [bool(s.thought) for s in noisy.transitions] == [False, True, True]
+  stream, = corpus.policy_streams(prompt, [noisy], weights)
+  whole, = corpus.policy_streams(prompt, EPISODES[:1], weights)
+  assert stream.tokens.tolist() == whole.tokens.tolist()
+  assert weighted(stream) == [
+      i for s in noisy.transitions[1:]
+      for i in prompt.policy_reply(s.thought, s.action).ids]
+
+
+def test_where_names_are_said_lookups_teach_how_one_goes_on():
+  """`mug 1 in` -> `drawer 2`: the place is told, which thing is not."""
+  page = ('[1] button: drawer 1\n[2] button: drawer 2\n'
+          '[3] button: mug 1 in drawer 2\n[4] button: cup 1 in drawer 1')
+  base = dataclasses.replace(
+      EPISODES[0], task=types.Task('house', 0, 'put a mug in drawer', page),
+      transitions=(types.Transition(page, 'click [1]', page, 0.0, False),))
+  tok = tokenizers.train([page] * 9, 400, phrases=(
+      'drawer 1', 'drawer 2', 'mug 1', 'cup 1'))
+  renamer = augment.make_renamer([base])
+
+  def told(names):
+    """(the two tokens before, token), of those with loss."""
+    streams = corpus.lookup_streams(
+        prompts.Prompts(tok, names=names), [base] * 20, renamer, 5, 0)
+    return {(tok.decode(s.tokens[t - 2:t].tolist()),
+             tok.decode(s.tokens[t:t + 1].tolist()))
+            for s in streams for t in np.flatnonzero(s.weight)}
+
+  more = told(True) - told(False)
+  assert ('mug 1 in', 'drawer 2') in more
+  assert ('cup 1 in', 'drawer 1') in more
+  assert not any(a.endswith('need') for a, _ in told(True))
+
+
 def base_streams(prompt, episodes, lookups=1.0, seed=0, **retrieval):
   renamer = augment.make_renamer(episodes)
   streams = corpus.base_streams(

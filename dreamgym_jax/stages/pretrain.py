@@ -27,7 +27,8 @@ _GRAMMAR = ('page textbox: combobox: textarea: checkbox: radio: button: link: '
             'text: tab: header: clickable: remove unchecked unselected '
             'unexpanded expanded selected checked same over invalid options')
 
-_NUMBERED = re.compile(r'[a-z]+ \d+')
+_NUMBERED = re.compile(r'(?:in )?[a-z]+ \d+')
+_ROLE = re.compile(r'[a-z]+:')
 
 
 def collect_stage(run: runs.Run) -> None:
@@ -112,7 +113,7 @@ def base_stage(run: runs.Run) -> None:
       refers = f' {prompts.HERE} {prompts.SHOWN}' if c.prompt.refers else ''
       learned = tokenizer.train(_texts(_GRAMMAR + refers, episodes),
                                 c.tokenizer.vocab_size,
-                                numbered(episodes, c.tokenizer.phrases))
+                                phrases(episodes, c.tokenizer.phrases))
       if distributed.is_first():
         path.write_bytes(learned.model)
       distributed.barrier('tokenizer written')
@@ -187,9 +188,12 @@ def warmup_stage(run: runs.Run) -> None:
   with run.stage('warmup') as result:
     prompt = run.prompts()
     cfg = run.model_config(prompt.tok.vocab_size)
-    demos = demonstrations(run.offline(), c.warmup.demos)
+    demos = demonstrations(
+        run.offline(), c.warmup.demos, c.warmup.behaviours)
     weights = corpus.kind_weights(thought=1, action=1)
-    streams = _fitting(run, corpus.policy_streams(prompt, demos, weights))
+    streams = corpus.policy_streams(prompt, demos, weights)
+    streams = _fitting(run, streams + _lookups(
+        run, prompt, round(c.warmup.lookups * len(demos))))
     n_batches = batches.count_batches(
         streams, c.batch.rows, c.batch.length, c.batch.positions, c.seed)
     params, result['loss'] = _fit(
@@ -199,16 +203,29 @@ def warmup_stage(run: runs.Run) -> None:
     run.save_params('warmup', params, cfg, recipe='warmup', **result)
 
 
+def _lookups(
+    run: runs.Run, prompt: prompts.Prompts, n: int
+) -> list[batches.Stream]:
+  """Look-ups on pages of n offline episodes, whoever played them."""
+  episodes = run.offline()
+  chosen = np.random.default_rng((run.config.seed, 3)).permutation(
+      len(episodes))[:n]
+  return corpus.lookup_streams(
+      prompt, [episodes[i] for i in chosen], augment.make_renamer(episodes),
+      corpus.LOOKUPS_PER_PAGE, run.config.seed)
+
+
 def demonstrations(
-    episodes: Sequence[types.Episode], n: int
+    episodes: Sequence[types.Episode], n: int,
+    who: Sequence[str] = (behaviours.EXPERT,),
 ) -> list[types.Episode]:
-  """The first n of each family won by an expert, or by who is unknown here."""
+  """The first n of each family won by `who`, or by who is unknown here."""
   taken: dict[str, list[types.Episode]] = {}
   for episode in episodes:
     demos = taken.setdefault(episode.task.family, [])
-    is_experts = (episode.behaviour == behaviours.EXPERT
-                  or episode.behaviour not in behaviours.BEHAVIOURS)
-    if is_experts and episode.success and len(demos) < n:
+    is_shown = (episode.behaviour in who
+                or episode.behaviour not in behaviours.BEHAVIOURS)
+    if is_shown and episode.success and len(demos) < n:
       demos.append(episode)
   return [e for demos in taken.values() for e in demos]
 
@@ -267,16 +284,21 @@ def _count(episodes: Sequence[types.Episode]) -> int:
   return sum(len(e.transitions) for e in episodes)
 
 
-def numbered(episodes: Iterable[types.Episode], n: int) -> list[str]:
-  """The n names with a number that most tasks show, e.g. `drawer 1`.
+def phrases(episodes: Iterable[types.Episode], n: int) -> list[str]:
+  """What is one token each: roles, and the n numbered names most tasks show.
 
-  A token each: else nearly all of them end alike, and what follows a name,
-  its place or its id, follows the number.
+  Such as `drawer 1`, and `in drawer 1` where something is in it. Else nearly
+  all names end alike, and a place follows every thing with the same word
+  between. So what follows a name, its place or its id, follows its token.
   """
   pages = {e.task.task_id: e.task.initial_state for e in episodes}
-  counts = collections.Counter(
-      name for page in pages.values() for name in set(_NUMBERED.findall(page)))
-  return [name for name, _ in counts.most_common(n)]
+
+  def found(pattern: re.Pattern) -> collections.Counter:
+    return collections.Counter(
+        x for page in pages.values() for x in set(pattern.findall(page)))
+
+  names = [name for name, _ in found(_NUMBERED).most_common(n)]
+  return names and sorted(found(_ROLE)) + names
 
 
 def _texts(
