@@ -17,6 +17,7 @@ from dreamgym_jax.envs import behaviours
 from dreamgym_jax.text import actions, prompts, states
 
 LOOKUPS_PER_PAGE = 5
+_CANDIDATES = 64    # tasks among which the seeds of one target are looked for
 # demos of every step of every episode, by the rule against leaks
 RetrieveAll = Callable[
     [Sequence[types.Episode]], list[list[list[prompts.Demo]]]]
@@ -97,7 +98,12 @@ def task_streams(
     prompt: prompts.Prompts, tasks: Sequence[types.Task], n: int, m: int,
     weights: np.ndarray, seed: int,
 ) -> list[batches.Stream]:
-  """Streams of the task generator (Eq. 6): m seeds, then one of their kind."""
+  """Streams of the task generator (Eq. 6): m seeds, then one like them.
+
+  The seeds are those of some tasks of the family, drawn at random, that have
+  most words in common with the target: M_task is to vary a task, and where
+  seed and target have nothing to do with each other it learns to ignore it.
+  """
   rng = np.random.default_rng((seed, n))
   by_family: dict[str, list[types.Task]] = {}
   for task in tasks:
@@ -106,10 +112,19 @@ def task_streams(
   streams = []
   for _ in range(n if groups else 0):
     group = groups[rng.integers(len(groups))]
-    *seeds, target = (group[i] for i in
-                      rng.choice(len(group), m + 1, replace=False))
-    streams.append(to_stream(prompt.task_stream(seeds, target), weights))
+    size = min(len(group), max(m + 1, _CANDIDATES))
+    target, *others = (group[i] for i in
+                       rng.choice(len(group), size, replace=False))
+    others.sort(key=lambda task: _unlike(task, target))
+    streams.append(to_stream(prompt.task_stream(others[:m], target), weights))
   return streams
+
+
+def _unlike(one: types.Task, other: types.Task) -> float:
+  """Jaccard distance of the words of instruction and page."""
+  a, b = (set(f'{t.instruction} {t.initial_state}'.split())
+          for t in (one, other))
+  return 1 - len(a & b) / len(a | b)
 
 
 def policy_streams(

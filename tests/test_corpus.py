@@ -172,6 +172,22 @@ def test_the_task_generator_sees_others_of_the_family(prompt):
   assert not corpus.task_streams(prompt, [alone], 20, 1, weights, 0)
 
 
+def test_seeds_are_like_the_target(prompt):
+  """Of three tasks the two with a common word are each other's seeds."""
+  tasks = [types.Task('shop', i, goal, PAGE) for i, goal in enumerate(
+      ('red shoes', 'blue shoes', 'green tea'))]
+  streams = corpus.task_streams(
+      prompt, tasks, 30, 1, corpus.kind_weights(task=1), 0)
+  seed_of = {}
+  for stream in streams:
+    (name, seed), *_ = prompt.tok.split(stream.tokens[stream.weight == 0])
+    assert name == 'seed'
+    seed_of.setdefault(prompt.parse_task(weighted(stream))[0], set()).add(seed)
+  assert seed_of.pop('red shoes') == {'blue shoes'}
+  assert seed_of.pop('blue shoes') == {'red shoes'}
+  assert list(seed_of) == ['green tea']
+
+
 def test_the_policy_is_cloned_thought_and_action(prompt):
   weights = corpus.kind_weights(thought=1, action=1)
   stream, = corpus.policy_streams(prompt, EPISODES[:1], weights)
