@@ -185,7 +185,7 @@ def defaults() -> D:
   c.warmup.init = 'shipped'         # or 'base': clone here
   c.warmup.demos = 8                # expert episodes of each family
   c.warmup.epochs = 4
-  c.warmup.lookups = 0.0            # streams of look-ups to each demonstration
+  c.warmup.recitals = 0.0           # of a page's names, for each demonstration
   c.warmup.behaviours = ('expert',)  # or 'noisy': mends slips
   c.warmup.lr = 1e-3
 
@@ -326,7 +326,7 @@ _MAY_BE_ZERO = {
     'budget.seconds', 'replay.k', 'rl.kl_coef', 'rl.entropy_coef',
     'rl.importance_cap', 'rl.step_weight', 'plan.fsdp', 'plan.tensor',
     'plan.rows', 'plan.price', 'transfer.lr', 'real_grpo.transitions',
-    'warmup.lookups', 'rl.invalid_penalty', 'gate.remedies',
+    'warmup.recitals', 'rl.invalid_penalty', 'gate.remedies',
     'evaluate.temperature',
     'dream.iterations', 'gate.gap', 'teacher.temperature', 'teacher.retries',
     'teacher.attempts', 'teacher.prompt_price', 'teacher.completion_price'}

@@ -189,6 +189,32 @@ def lookup_streams(
   return streams
 
 
+def recital_streams(
+    prompt: prompts.Prompts, episodes: Sequence[types.Episode], seed: int,
+) -> list[batches.Stream]:
+  """A page of every episode, then all its names, in any order.
+
+  Loss is on how a name goes on (`mug 1` -> `in drawer 2`). What is in what is
+  drawn anew, so that only the page tells it: on pages as they are, a small
+  model learns where things mostly are and never to look.
+  """
+  rng = np.random.default_rng((seed, len(episodes)))
+  streams = []
+  for episode in episodes:
+    steps = episode.transitions
+    page = augment.moved(
+        states.body(steps[rng.integers(len(steps))].state), rng)
+    names = [e.name for e in states.parse(page) if e.name]
+    ids = prompt.start(episode.task.instruction, page)
+    ids += prompt.policy_ask(episode.task.instruction)
+    recital = prompt.tok.encode(' ; '.join(rng.permutation(names)))
+    kind = np.repeat([prompts.CONTEXT, prompts.THOUGHT],
+                     [len(ids), len(recital)])
+    ids = np.array([*ids, *recital], np.int32)
+    streams.append(batches.Stream(ids, np.float32(_goes_on(ids, kind))))
+  return streams
+
+
 def _goes_on(ids: np.ndarray, kind: np.ndarray) -> np.ndarray:
   """Where a thought goes on as a page does: a pair of tokens of both."""
   pairs = np.stack([ids[:-1], ids[1:]], -1)

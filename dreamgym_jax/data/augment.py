@@ -141,6 +141,15 @@ def _plain(names: Iterable[str]) -> Iterable[str]:
   return (n for n in names if len(n) <= 16 and n == n.strip())
 
 
+def moved(state: str, rng: np.random.Generator) -> str:
+  """The page with its things, `mug 1 in drawer 2`, in one another's places."""
+  lines = [line.partition(' in ') for line in state.split('\n')]
+  inside = [i for i, (_, found, _) in enumerate(lines) if found]
+  for i, j in zip(inside, rng.permutation(inside), strict=True):
+    lines[i] = (*lines[i][:2], state.split('\n')[j].partition(' in ')[2])
+  return '\n'.join(map(''.join, lines))
+
+
 def lookup(
     state: str, text: str, rng: np.random.Generator
 ) -> tuple[str, str]:

@@ -192,8 +192,8 @@ def warmup_stage(run: runs.Run) -> None:
         run.offline(), c.warmup.demos, c.warmup.behaviours)
     weights = corpus.kind_weights(thought=1, action=1)
     streams = corpus.policy_streams(prompt, demos, weights)
-    streams = _fitting(run, streams + _lookups(
-        run, prompt, round(c.warmup.lookups * len(demos))))
+    streams = _fitting(run, streams + _recitals(
+        run, prompt, round(c.warmup.recitals * len(demos))))
     n_batches = batches.count_batches(
         streams, c.batch.rows, c.batch.length, c.batch.positions, c.seed)
     params, result['loss'] = _fit(
@@ -203,16 +203,15 @@ def warmup_stage(run: runs.Run) -> None:
     run.save_params('warmup', params, cfg, recipe='warmup', **result)
 
 
-def _lookups(
+def _recitals(
     run: runs.Run, prompt: prompts.Prompts, n: int
 ) -> list[batches.Stream]:
-  """Look-ups on pages of n offline episodes, whoever played them."""
-  episodes = run.offline()
-  chosen = np.random.default_rng((run.config.seed, 3)).permutation(
-      len(episodes))[:n]
-  return corpus.lookup_streams(
-      prompt, [episodes[i] for i in chosen], augment.make_renamer(episodes),
-      corpus.LOOKUPS_PER_PAGE, run.config.seed)
+  """Recitals on pages of n offline episodes, whoever played them."""
+  episodes, seed = run.offline(), run.config.seed
+  chosen = np.random.default_rng((seed, 3)).choice(
+      len(episodes), min(n, len(episodes)), replace=False)
+  return corpus.recital_streams(
+      prompt, [episodes[i] for i in chosen], seed)
 
 
 def demonstrations(
