@@ -100,8 +100,7 @@ def defaults() -> D:
   c.teacher.attempts = 2            # further ones, if an answer is malformed
   c.teacher.max_chars = 160         # of a plan; must fit experience.max_new
   c.teacher.workers = 8             # requests at once
-  c.teacher.prompt_price = 0.0      # $ for a million tokens
-  c.teacher.completion_price = 0.0
+  c.teacher.prompt_price = c.teacher.completion_price = 0.0  # $ / 10^6 tokens
 
   c.tokenizer = D()
   c.tokenizer.vocab_size = 1024
@@ -185,8 +184,7 @@ def defaults() -> D:
   c.warmup.init = 'shipped'         # or 'base': clone here
   c.warmup.demos = 8                # expert episodes of each family
   c.warmup.epochs = 4
-  c.warmup.recitals = 0.0           # of a page's names, for each demonstration
-  c.warmup.behaviours = ('expert',)  # or 'noisy': mends slips
+  c.warmup.recitals = 0.0           # of a page's names, to each demonstration
   c.warmup.lr = 1e-3
 
   c.gate = D()                      # before any RL in a dream
@@ -209,8 +207,7 @@ def defaults() -> D:
   c.curriculum.seeds_per_task = 1    # m of Eq. 6
   c.curriculum.candidates = 16       # tasks M_task proposes at a time
   c.curriculum.every = 5             # iterations between proposals
-  c.curriculum.temperature = 0.8
-  c.curriculum.max_new = 160
+  c.curriculum.temperature, c.curriculum.max_new = 0.8, 160
 
   c.rl = D()                        # in any world
   c.rl.algorithm = 'grpo'           # or 'gigpo', 'ppo', 'dpo'
@@ -326,10 +323,10 @@ _MAY_BE_ZERO = {
     'budget.seconds', 'replay.k', 'rl.kl_coef', 'rl.entropy_coef',
     'rl.importance_cap', 'rl.step_weight', 'plan.fsdp', 'plan.tensor',
     'plan.rows', 'plan.price', 'transfer.lr', 'real_grpo.transitions',
-    'warmup.recitals', 'rl.invalid_penalty', 'gate.remedies',
-    'evaluate.temperature',
-    'dream.iterations', 'gate.gap', 'teacher.temperature', 'teacher.retries',
-    'teacher.attempts', 'teacher.prompt_price', 'teacher.completion_price'}
+    'warmup.recitals', 'rl.invalid_penalty', 'gate.remedies', 'gate.gap',
+    'evaluate.temperature', 'dream.iterations', 'teacher.temperature',
+    'teacher.retries', 'teacher.attempts', 'teacher.prompt_price',
+    'teacher.completion_price'}
 
 
 def _validate_mesh(flat: dict[str, Any]) -> None:

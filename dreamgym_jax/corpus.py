@@ -13,7 +13,6 @@ import numpy as np
 
 from dreamgym_jax import types
 from dreamgym_jax.data import augment, batches
-from dreamgym_jax.envs import behaviours
 from dreamgym_jax.text import actions, prompts, states
 
 LOOKUPS_PER_PAGE = 5
@@ -131,28 +130,8 @@ def policy_streams(
     prompt: prompts.Prompts, episodes: Sequence[types.Episode],
     weights: np.ndarray,
 ) -> list[batches.Stream]:
-  """Streams of the policy, e.g. for behaviour cloning of experts.
-
-  Slips of a noisy expert, which no thought precedes, are shown and carry no
-  loss: what is cloned is how it goes on after them (DART, arXiv 1703.09327).
-  """
-  streams = []
-  for episode in episodes:
-    piece = prompt.policy_stream(episode)
-    stream = to_stream(piece, weights)
-    if episode.behaviour == behaviours.NOISY:
-      is_meant = np.array([bool(s.thought) for s in episode.transitions])
-      turn_T = _turns(np.asarray(piece.kinds))
-      stream.weight[~np.append(is_meant, True)[turn_T]] = 0
-    streams.append(stream)
-  return streams
-
-
-def _turns(kind_T: np.ndarray) -> np.ndarray:
-  """[T] which turn wrote each token; -1 where none did."""
-  is_own = np.isin(kind_T, (prompts.THOUGHT, prompts.ACTION))
-  is_first = is_own & ~np.append(False, is_own[:-1])
-  return np.where(is_own, np.cumsum(is_first) - 1, -1)
+  """Streams of the policy, e.g. for behaviour cloning of experts."""
+  return [to_stream(prompt.policy_stream(e), weights) for e in episodes]
 
 
 def lookup_streams(

@@ -1,6 +1,7 @@
 """Training streams: what carries loss, and what is left out."""
 
 import dataclasses
+import re
 import types as builtin_types
 
 import numpy as np
@@ -196,19 +197,6 @@ def test_the_policy_is_cloned_thought_and_action(prompt):
       for i in prompt.policy_reply(s.thought, s.action).ids]
 
 
-def test_a_slip_is_shown_and_not_cloned(prompt):
-  """Steps of a noisy expert after a thought carry loss, no others."""
-  weights = corpus.kind_weights(thought=1, action=1)
-  noisy = dataclasses.replace(EPISODES[0], behaviour='noisy')
-  assert [bool(s.thought) for s in noisy.transitions] == [False, True, True]
-  stream, = corpus.policy_streams(prompt, [noisy], weights)
-  whole, = corpus.policy_streams(prompt, EPISODES[:1], weights)
-  assert stream.tokens.tolist() == whole.tokens.tolist()
-  assert weighted(stream) == [
-      i for s in noisy.transitions[1:]
-      for i in prompt.policy_reply(s.thought, s.action).ids]
-
-
 def test_where_names_are_said_lookups_teach_how_one_goes_on():
   """`mug 1 in` -> `drawer 2`: the place is told, which thing is not."""
   page = ('[1] button: drawer 1\n[2] button: drawer 2\n'
@@ -232,6 +220,28 @@ def test_where_names_are_said_lookups_teach_how_one_goes_on():
   assert ('mug 1 in', 'drawer 2') in more
   assert ('cup 1 in', 'drawer 1') in more
   assert not any(a.endswith('need') for a, _ in told(True))
+
+
+def test_a_recital_is_told_by_its_page_alone():
+  """Every name once, loss on the places, and those drawn anew."""
+  page = ('[1] button: drawer 1\n[2] button: drawer 2\n'
+          '[3] button: mug 1 in drawer 2\n[4] button: cup 1 in drawer 1')
+  step = types.Transition(page, 'click [1]', page, 0.0, False)
+  episodes = [dataclasses.replace(
+      EPISODES[0], task=types.Task('house', 0, 'put a mug in drawer', page),
+      transitions=(step,))] * 20
+  prompt = prompts.Prompts(tokenizers.train([page] * 9, 400, phrases=(
+      'drawer 1', 'drawer 2', 'mug 1', 'cup 1')), names=True)
+  shown = set()
+  for stream in corpus.recital_streams(prompt, episodes, 0):
+    (_, _), (_, page), (name, recital) = prompt.tok.split(stream.tokens)
+    names = re.findall(r'button: (.+?)\s\[', page)
+    assert name == 'think' and sorted(recital.split(' ; ')) == sorted(names)
+    told = re.sub(r'mug 1 |cup 1 ', '', ' '.join(
+        x for x in recital.split(' ; ') if ' in ' in x))
+    assert prompt.tok.decode(weighted(stream)) == told
+    shown.add(names[2])
+  assert shown == {'mug 1 in drawer 1', 'mug 1 in drawer 2'}
 
 
 def base_streams(prompt, episodes, lookups=1.0, seed=0, **retrieval):

@@ -188,8 +188,7 @@ def warmup_stage(run: runs.Run) -> None:
   with run.stage('warmup') as result:
     prompt = run.prompts()
     cfg = run.model_config(prompt.tok.vocab_size)
-    demos = demonstrations(
-        run.offline(), c.warmup.demos, c.warmup.behaviours)
+    demos = demonstrations(run.offline(), c.warmup.demos)
     weights = corpus.kind_weights(thought=1, action=1)
     streams = corpus.policy_streams(prompt, demos, weights)
     streams = _fitting(run, streams + _recitals(
@@ -215,16 +214,15 @@ def _recitals(
 
 
 def demonstrations(
-    episodes: Sequence[types.Episode], n: int,
-    who: Sequence[str] = (behaviours.EXPERT,),
+    episodes: Sequence[types.Episode], n: int
 ) -> list[types.Episode]:
-  """The first n of each family won by `who`, or by who is unknown here."""
+  """The first n of each family won by an expert, or by who is unknown here."""
   taken: dict[str, list[types.Episode]] = {}
   for episode in episodes:
     demos = taken.setdefault(episode.task.family, [])
-    is_shown = (episode.behaviour in who
-                or episode.behaviour not in behaviours.BEHAVIOURS)
-    if is_shown and episode.success and len(demos) < n:
+    is_experts = (episode.behaviour == behaviours.EXPERT
+                  or episode.behaviour not in behaviours.BEHAVIOURS)
+    if is_experts and episode.success and len(demos) < n:
       demos.append(episode)
   return [e for demos in taken.values() for e in demos]
 
