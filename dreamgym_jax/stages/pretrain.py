@@ -190,15 +190,16 @@ def warmup_stage(run: runs.Run) -> None:
     cfg = run.model_config(prompt.tok.vocab_size)
     demos = demonstrations(run.offline(), c.warmup.demos)
     weights = corpus.kind_weights(thought=1, action=1)
-    streams = corpus.policy_streams(prompt, demos, weights)
-    streams = _fitting(run, streams + _recitals(
-        run, prompt, round(c.warmup.recitals * len(demos))))
+    recitals = _recitals(run, prompt, round(c.warmup.recitals * len(demos)))
+    streams = _fitting(
+        run, corpus.policy_streams(prompt, demos, weights) + recitals)
     n_batches = batches.count_batches(
         streams, c.batch.rows, c.batch.length, c.batch.positions, c.seed)
     params, result['loss'] = _fit(
         run, 'warmup', run.params('base', cfg), streams, cfg,
         c.warmup.epochs * n_batches, c.warmup.lr)
-    result.update(demos=len(demos), transitions=_count(demos))
+    result.update(demos=len(demos), transitions=_count(demos),
+                  recitals=len(recitals))
     run.save_params('warmup', params, cfg, recipe='warmup', **result)
 
 

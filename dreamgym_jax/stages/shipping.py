@@ -112,7 +112,9 @@ def _card_text(card: dict) -> str:
       f'{card["remedy_transitions"]:,} real transitions of the policy.',
       f'- `warmup.safetensors`: the policy before RL, cloned from '
       f'{recipe["warmup"]["demos"]} demonstrations '
-      f'({card["demo_transitions"]} transitions).', '',
+      f'({card["demo_transitions"]} transitions)' + (
+          f' and {recipe["warmup"]["recitals"]:,} recitals.'
+          if recipe['warmup'].get('recitals') else '.'), '',
       'Seconds on 2 CPU cores: ' + ', '.join(
           f'{k} {v:.0f}' for k, v in card['seconds'].items()) + '.', '',
       'The gate, on the warm-up policy\'s own real rollouts:', '', '```',
