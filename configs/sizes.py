@@ -49,6 +49,7 @@ def _smoke(c: config.D) -> None:
   _brief(c)
   c.collect.pages = 6
   c.tokenizer.vocab_size = 400
+  c.tokenizer.phrases = min(c.tokenizer.phrases, 40)    # for which it has room
   c.model.D, c.model.N, c.model.F = 32, 2, 64
   c.model.H, c.model.K, c.model.d = 2, 1, 16
   c.env.families = c.env.families[:2]
