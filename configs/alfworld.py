@@ -9,8 +9,8 @@ receptacles and 6 objects, and the page is a map, it shows where everything is
   python -m dreamgym_jax.main --config=configs/alfworld.py
 
 Sizes (2 CPU cores, 24 GiB; measured figures are in README.md and docs/LOG.md):
-  tiny     0.9M parameters from the shipped experience model and policy. Not
-           timed as a whole.
+  tiny     0.9M parameters from the shipped experience model and policy (16
+           minutes without GRPO in the house and audit, which were not timed).
   scratch  the same from nothing: collects, trains the tokenizer, the base,
            the experience model and the policy first.
   smoke    every stage with the tiniest budgets, for the tests.
@@ -67,4 +67,6 @@ def _adapt(c) -> None:
   c.rl.aggregate = 'sequence'
   c.curriculum.pages = 200          # all of collect, not the demonstrated alone
   c.dream.iterations = 20
+  c.real_grpo.max_ratio = 1.0       # else as long as the dream, too
   c.evaluate.pages = 40
+  c.evaluate.greedy = False
