@@ -9,8 +9,8 @@ receptacles and 6 objects, and the page is a map, it shows where everything is
   python -m dreamgym_jax.main --config=configs/alfworld.py
 
 Sizes (2 CPU cores, 24 GiB; measured figures are in README.md and docs/LOG.md):
-  tiny     0.9M parameters from the shipped experience model and policy (16
-           minutes without GRPO in the house and audit, which were not timed).
+  tiny     0.9M parameters from the shipped experience model and policy (18
+           minutes without GRPO in the house, which was not timed).
   scratch  the same from nothing: collects, trains the tokenizer, the base,
            the experience model and the policy first.
   smoke    every stage with the tiniest budgets, for the tests.
@@ -56,8 +56,8 @@ def _adapt(c) -> None:
   c.experience.compares = True      # who is where: copied well, compared badly
   c.base.steps, c.experience.steps = 3_000, 2_400
   # Where things mostly are is learned first, and looking where one is only
-  # from pages on which nothing else tells: without recitals 59 of 144 won, with
-  # them 86.
+  # from pages on which nothing else tells: 86 of 144 won so, 59 with half
+  # of the demonstrations, twice as often, and no recital (docs/LOG.md).
   c.warmup.demos, c.warmup.epochs, c.warmup.recitals = 100, 2, 10.0
   c.gate.pages = 48                 # six families: 288 rollouts
   # A wrong action here is told from a right one by what is done in the same

@@ -15,7 +15,7 @@ from dreamgym_jax import types
 from dreamgym_jax.data import augment, batches
 from dreamgym_jax.text import actions, prompts, states
 
-LOOKUPS_PER_PAGE = 5
+_LOOKUPS_PER_PAGE = 5
 _CANDIDATES = 64    # tasks among which the seeds of one target are looked for
 # demos of every step of every episode, by the rule against leaks
 RetrieveAll = Callable[
@@ -190,7 +190,9 @@ def recital_streams(
     kind = np.repeat([prompts.CONTEXT, prompts.THOUGHT],
                      [len(ids), len(recital)])
     ids = np.array([*ids, *recital], np.int32)
-    streams.append(batches.Stream(ids, np.float32(_goes_on(ids, kind))))
+    is_told = _goes_on(ids, kind)
+    if is_told.any():
+      streams.append(batches.Stream(ids, np.float32(is_told)))
   return streams
 
 
@@ -230,4 +232,4 @@ def base_streams(
   rng = np.random.default_rng((seed, 1))
   lenders = [e for e in episodes if e.transitions and rng.random() < lookups]
   return streams + lookup_streams(
-      prompt, lenders, renamer, LOOKUPS_PER_PAGE, seed)
+      prompt, lenders, renamer, _LOOKUPS_PER_PAGE, seed)

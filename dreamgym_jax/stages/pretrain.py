@@ -207,7 +207,8 @@ def _recitals(
     run: runs.Run, prompt: prompts.Prompts, n: int
 ) -> list[batches.Stream]:
   """Recitals on pages of n offline episodes, whoever played them."""
-  episodes, seed = run.offline(), run.config.seed
+  episodes = [e for e in run.offline() if e.transitions]
+  seed = run.config.seed
   chosen = np.random.default_rng((seed, 3)).choice(
       len(episodes), min(n, len(episodes)), replace=False)
   return corpus.recital_streams(
