@@ -226,7 +226,7 @@ def defaults() -> D:
   c.rl.kl_coef = 0.005              # k3 to the warm-up policy
   c.rl.entropy_coef = 0.0
   c.rl.invalid_penalty = 0.1        # per episode with an invalid action
-  c.rl.temperature = 1.0
+  c.rl.temperature = 1.0            # of rollouts, and of what is trained
   c.rl.max_new = 32                 # tokens of one reply
   c.rl.max_grad_norm = 1.0
   c.rl.advantage = 'std'            # a group's spread divides; or 'mean': not

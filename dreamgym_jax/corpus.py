@@ -107,23 +107,26 @@ def task_streams(
   by_family: dict[str, list[types.Task]] = {}
   for task in tasks:
     by_family.setdefault(task.family, []).append(task)
-  groups = [g for g in by_family.values() if len(g) > m]
+  groups = [(g, [_words(t) for t in g])
+            for g in by_family.values() if len(g) > m]
   streams = []
   for _ in range(n if groups else 0):
-    group = groups[rng.integers(len(groups))]
+    group, words = groups[rng.integers(len(groups))]
     size = min(len(group), max(m + 1, _CANDIDATES))
-    target, *others = (group[i] for i in
-                       rng.choice(len(group), size, replace=False))
-    others.sort(key=lambda task: _unlike(task, target))
-    streams.append(to_stream(prompt.task_stream(others[:m], target), weights))
+    target, *others = rng.choice(len(group), size, replace=False)
+    nearest = sorted(others, key=lambda i: _unlike(words[i], words[target]))
+    streams.append(to_stream(prompt.task_stream(
+        [group[i] for i in nearest[:m]], group[target]), weights))
   return streams
 
 
-def _unlike(one: types.Task, other: types.Task) -> float:
-  """Jaccard distance of the words of instruction and page."""
-  a, b = (set(f'{t.instruction} {t.initial_state}'.split())
-          for t in (one, other))
-  return 1 - len(a & b) / len(a | b)
+def _words(task: types.Task) -> frozenset[str]:
+  return frozenset(f'{task.instruction} {task.initial_state}'.split())
+
+
+def _unlike(one: frozenset[str], other: frozenset[str]) -> float:
+  """Jaccard distance."""
+  return 1 - len(one & other) / len(one | other)
 
 
 def policy_streams(
@@ -149,8 +152,7 @@ def lookup_streams(
   id_tokens = prompt.tok.element_ids
   streams = []
   for episode in episodes:
-    steps = episode.transitions
-    state = states.body(steps[rng.integers(len(steps))].state)
+    state = _a_page(episode, rng)
     pairs = [augment.lookup(state, renamer.draw(rng), rng) for _ in range(n)]
     task = dataclasses.replace(episode.task, initial_state=state)
     still = tuple(
@@ -168,6 +170,12 @@ def lookup_streams(
   return streams
 
 
+def _a_page(episode: types.Episode, rng: np.random.Generator) -> str:
+  """One that the episode saw, without notices."""
+  steps = episode.transitions
+  return states.body(steps[rng.integers(len(steps))].state)
+
+
 def recital_streams(
     prompt: prompts.Prompts, episodes: Sequence[types.Episode], seed: int,
 ) -> list[batches.Stream]:
@@ -180,9 +188,7 @@ def recital_streams(
   rng = np.random.default_rng((seed, len(episodes)))
   streams = []
   for episode in episodes:
-    steps = episode.transitions
-    page = augment.moved(
-        states.body(steps[rng.integers(len(steps))].state), rng)
+    page = augment.moved(_a_page(episode, rng), rng)
     names = [e.name for e in states.parse(page) if e.name]
     ids = prompt.start(episode.task.instruction, page)
     ids += prompt.policy_ask(episode.task.instruction)

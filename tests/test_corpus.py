@@ -9,7 +9,7 @@ import pytest
 
 from dreamgym_jax import corpus, types
 from dreamgym_jax.data import augment
-from dreamgym_jax.stages import memory
+from dreamgym_jax.stages import memory, pretrain
 from dreamgym_jax.text import actions, prompts, states
 from dreamgym_jax.text import tokenizer as tokenizers
 
@@ -220,6 +220,18 @@ def test_where_names_are_said_lookups_teach_how_one_goes_on():
   assert ('mug 1 in', 'drawer 2') in more
   assert ('cup 1 in', 'drawer 1') in more
   assert not any(a.endswith('need') for a, _ in told(True))
+
+
+def test_places_things_and_roles_are_phrases():
+  """Most frequent first; none at all where none is asked for."""
+  pages = ('[1] button: drawer 1\n[2] button: mug 1 in drawer 1',
+           '[1] button: drawer 1\n[2] status: at =')
+  episodes = [dataclasses.replace(
+      EPISODES[0], task=types.Task('house', i, 'go', page))
+      for i, page in enumerate(pages)]
+  assert set(pretrain.phrases(episodes, 9)[3:]) == {'mug 1', 'in drawer 1'}
+  assert pretrain.phrases(episodes, 1) == ['button:', 'status:', 'drawer 1']
+  assert pretrain.phrases(episodes, 0) == []
 
 
 def test_a_recital_is_told_by_its_page_alone():
