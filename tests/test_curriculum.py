@@ -150,16 +150,44 @@ def test_probability_is_the_stated_one():
   np.testing.assert_allclose(rate_M, want_M, atol=0.05)
 
 
-def test_high_entropy_and_unvisited_tasks_come_first():
+def test_high_entropy_comes_first():
   pool = with_values(make_pool(12, 0), [0.0] * 8 + [0.25] * 4)
-  pool = pool.replace(
-      visits_M=np.array([1] * 7 + [0] + [1] * 4, np.int32)
-  )
   rate_M = draw_many(pool, temperature=0.02, exploration=0.0)
-  # Slot 7 is unvisited: counted as .25, so four of the five best are drawn.
-  np.testing.assert_allclose(rate_M[7:], 0.8, atol=0.12)
-  assert rate_M[:7].max() < 0.05
-  assert draw_many(pool, exploration=1.0)[:7].min() > 0.15  # uniform: 1/3
+  np.testing.assert_allclose(rate_M[8:], 1, atol=0.05)
+  assert draw_many(pool, exploration=1.0)[:8].min() > 0.15  # uniform: 1/3
+
+
+def test_an_untried_task_is_worth_what_its_like_is():
+  # Families 0, 1, 2 in turn; of 0 and 1 two are known each, of 2 none.
+  pool = with_values(make_pool(6, 3, capacity=12),
+                     [0.2, 0.1, 0, 0, 0.1, 0, 0, 0, 0, 9, 9, 9])
+  pool = pool.replace(
+      visits_M=np.array([3, 1, 0, 1, 1, 0, 0, 0, 0, 9, 9, 9], np.int32),
+      parent_M=np.array([-1, -1, -1, -1, -1, -1, 0, 2, 7, -1, -1, -1]))
+  close(curriculum.expected_value(pool)[:9], [
+      0.2, 0.1, 0.25, 0, 0.1, 0.25,      # known as they are; nothing of 2
+      0.2,     # its seed's
+      0.1,     # its seed is not tried either: its family's mean
+      0.25])   # so is its seed's, and nothing of its family is known
+  assert (curriculum.expected_value(curriculum.create(3)) == 0.25).all()
+
+
+def test_untried_tasks_hide_neither_frontier_nor_variations():
+  """Of 300 real tasks three were tried; one of them teaches, as do its own."""
+  pool = make_pool(300, 0, capacity=310)
+  pool, slots = curriculum.add(
+      pool, np.zeros(6, int), np.zeros(6, int), np.ones(6, bool))
+  pool = curriculum.observe(
+      pool, np.array([0, 3, 6, 1, 2]),
+      np.array([[1, 0]] + [[1, 1]] * 4, np.float32))
+  count_M = np.zeros(pool.capacity)
+  for i in range(200):
+    got = curriculum.sample(pool, jax.random.key(i), 20, 0.25, ALL)
+    np.add.at(count_M, got, 1 / 200)
+  assert count_M[0] > 0.5                       # 20 of 300 by chance: .07
+  assert count_M[slots].sum() > 3.5             # of five that lambda allows
+  assert count_M[1:300].max() < 0.2             # others still have a chance
+  assert (count_M[1:300] > 0).mean() > 0.99
 
 
 def test_without_replacement_and_only_allowed_families():
