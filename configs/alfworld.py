@@ -59,14 +59,15 @@ def _adapt(c) -> None:
   # from pages on which nothing else tells: 86 of 144 won so, 59 with half
   # of the demonstrations, twice as often, and no recital (docs/LOG.md).
   c.warmup.demos, c.warmup.epochs, c.warmup.recitals = 100, 2, 10.0
-  c.gate.pages = 48                 # six families: 288 rollouts
+  c.gate.pages = 32                 # six families: 192 rollouts
   # A wrong action here is told from a right one by what is done in the same
   # state by other attempts, sooner than by how the episode ends.
   c.rl.algorithm, c.rl.lr, c.rl.temperature = 'gigpo', 1e-4, 0.7
   # By tokens, lost episodes, which are long, would be most of a batch.
   c.rl.aggregate = 'sequence'
   c.curriculum.pages = 200          # all of collect, not the demonstrated alone
-  c.dream.iterations = 20
-  c.real_grpo.max_ratio = 1.0       # else as long as the dream, too
-  c.evaluate.pages = 40
+  c.dream.iterations = 30
+  c.real_grpo.is_on = False         # as long as the dream again
+  c.real_grpo.max_ratio = 1.0
+  c.evaluate.pages = 80             # 480 of each kind: gains are a few points
   c.evaluate.greedy = False
