@@ -9,8 +9,8 @@ receptacles and 6 objects, and the page is a map, it shows where everything is
   python -m dreamgym_jax.main --config=configs/alfworld.py
 
 Sizes (2 CPU cores, 24 GiB; measured figures are in README.md and docs/LOG.md):
-  tiny     0.9M parameters from the shipped experience model and policy (18
-           minutes without GRPO in the house, which was not timed).
+  tiny     0.9M parameters from the shipped experience model and policy (34
+           minutes on a slow machine).
   scratch  the same from nothing: collects, trains the tokenizer, the base,
            the experience model and the policy first.
   smoke    every stage with the tiniest budgets, for the tests.
