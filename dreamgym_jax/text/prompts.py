@@ -169,7 +169,7 @@ class Prompts:
 
   def _meant(self, text: str, name: str, state: str) -> str:
     """`click` and `Submit` to `click [4]`."""
-    ids = {self.tok.decode(self.tok.encode(n)): i
+    ids = {tokenizers.reread(self.tok, n): i
            for n, i in actions.names(state).items()}
     if name not in ids:
       return f'"{name}" {text}'

@@ -9,6 +9,7 @@ copied. Three things make copying easy for a small model:
 - tags are control pieces: text can never contain one, whatever a page says.
 """
 
+import functools
 import io
 import pathlib
 import re
@@ -99,6 +100,12 @@ class Tokenizer:
     return ' '.join(
         (f'<{name}> ' if name else '') + text.replace('\n', ' ')
         for name, text in self.split(ids))
+
+
+@functools.lru_cache(4096)
+def reread(tok: Tokenizer, text: str) -> str:
+  """The text as it comes back from tokens; kept, for names recur."""
+  return tok.decode(tok.encode(text))
 
 
 def train(
