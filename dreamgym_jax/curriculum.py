@@ -203,7 +203,6 @@ def expected_value(pool: TaskPool) -> np.ndarray:
   none is. Where all untried tasks were as good as the best, hundreds of real
   ones would hide those that are known to teach, and all generated ones.
   """
-  pool = _on_host(pool)
   is_known_M = pool.is_alive_M & (pool.visits_M > 0)
   n_F = np.bincount(pool.family_M, is_known_M)
   sum_F = np.bincount(pool.family_M, is_known_M * pool.value_M)
