@@ -66,22 +66,26 @@ def _adapt(c) -> None:
   c.replay.dropped = 0.1
   # What is copied from a goal into a search is learned by many goals, not by
   # many passes.
-  c.warmup.demos, c.warmup.epochs = 200, 1
+  c.warmup.demos, c.warmup.epochs = 100, 1
   c.gate.pages = 60                 # of 30, a second win more would refuse
   # A list of results that is invented belongs to another shop.
   c.gate.unforeseen = 0.9
   # Hotter, a small policy types words that nobody has searched for.
   c.rl.temperature = 0.5
   c.rl.max_new = 64
-  # Most groups tie, so that few teach: 4e-4 did harm. By tokens, lost episodes,
-  # which are long, would be most of a batch.
-  c.rl.lr, c.rl.aggregate = 1e-4, 'sequence'
+  # An episode is lost by one wrong word of a hundred that were drawn: what
+  # other attempts did on the same page tells which, its outcome hardly.
+  c.rl.algorithm, c.rl.advantage, c.rl.step_weight = 'gigpo', 'mean', 10.0
+  c.rl.lr, c.rl.warmup = 4e-4, 20   # Adam's first updates are mostly noise
+  c.transfer.optimizer = 'kept'     # else S2R would end within its warm-up
+  # By tokens, lost episodes, which are long, would be most of a batch.
+  c.rl.aggregate = 'sequence'
   # Not the demonstrated goals alone, and room for generated ones.
   c.curriculum.pages, c.curriculum.capacity = 1_350, 8_192
   # Pages by the model, verdicts by the shop's own rules.
   c.dream.world = 'verified'
-  c.dream.iterations = 10
-  # Else as long as the dream, too: 25 minutes would be over.
+  c.dream.iterations = 20
+  c.real_grpo.is_on = False         # as long as the dream again
   c.real_grpo.max_ratio = 1.0
-  c.evaluate.pages = 50
+  c.evaluate.pages = 100
   c.evaluate.greedy = False

@@ -213,7 +213,7 @@ def defaults() -> D:
   c.rl.algorithm = 'grpo'           # or 'gigpo', 'ppo', 'dpo'
   c.rl.tasks = 20                   # J; PPO: clusters of tasks
   c.rl.group = 8                    # G; PPO plays J * G tasks once each
-  c.rl.lr = 4e-4
+  c.rl.lr, c.rl.warmup = 4e-4, 2     # updates until the rate is whole
   c.rl.updates = 4                  # minibatches of an iteration
   # Parts of a minibatch that go through the model one after the other: memory
   # of one, gradient of all. Not for DPO.

@@ -219,8 +219,8 @@ _ALGORITHMS = {'grpo': _grpo, 'gigpo': _gigpo, 'ppo': _ppo, 'dpo': _dpo}
 
 def _optimizer(c, lr: float) -> optax.GradientTransformation:
   return learner.make_optimizer(
-      lr, total_steps=1, warmup_steps=2, max_grad_norm=c.rl.max_grad_norm,
-      schedule=learner.warmup_constant)
+      lr, total_steps=1, warmup_steps=c.rl.warmup,
+      max_grad_norm=c.rl.max_grad_norm, schedule=learner.warmup_constant)
 
 
 def _aggregate(c) -> losses.Aggregate:
