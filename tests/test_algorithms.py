@@ -53,7 +53,8 @@ def test_every_algorithm_learns_from_attempts(name, group, n_parts, cap):
   c = config.defaults()
   c.rl.accumulate, c.rl.importance_cap = n_parts, float(cap)
   c.rl.algorithm, c.rl.tasks, c.rl.group, c.rl.updates = name, 2, 2, 1
-  c.batch.length = LENGTH
+  # What was played may be longer than the rows of SFT.
+  c.batch.length, c.sampler.capacity = 4, LENGTH
   algorithm = algorithms.make(c, CFG)
   assert (algorithm.tasks, algorithm.group) == (4 // group, group)
   params = transformer_params()

@@ -163,7 +163,7 @@ def _dpo(c, cfg) -> Algorithm:
     if chosen:
       # Both streams of the longest pair must fit.
       packed = dpo.pack_pairs(chosen, rejected, *shape_of(
-          [*chosen, *rejected], c.batch.length, c.rl.updates, least_rows=2))
+          [*chosen, *rejected], c.sampler.capacity, c.rl.updates, least_rows=2))
     return _steps(step_fn, state, packed, reference, frozen)
 
   return _grouped(c, optimizer, update)
@@ -238,7 +238,7 @@ def _packed(
   if not streams:
     return []
   return batches.pack_evenly(streams, *shape_of(
-      streams, c.batch.length, c.rl.updates * c.rl.accumulate))
+      streams, c.sampler.capacity, c.rl.updates * c.rl.accumulate))
 
 
 def shape_of(
