@@ -68,10 +68,10 @@ def _adapt(c) -> None:
   # many passes.
   c.warmup.demos, c.warmup.epochs = 100, 1
   c.gate.pages = 60                 # of 30, a second win more would refuse
-  # A list of results that is invented belongs to another shop.
-  c.gate.unforeseen = 0.9
-  # Hotter, a small policy types words that nobody has searched for.
-  c.rl.temperature = 0.5
+  # A list of results that is invented belongs to another shop; an episode goes
+  # on there to be lost, as it mostly would in the shop.
+  c.gate.unforeseen = 0.8
+  c.rl.temperature = 0.7
   c.rl.max_new = 64
   # An episode is lost by one wrong word of a hundred that were drawn: what
   # other attempts did on the same page tells which, its outcome hardly.

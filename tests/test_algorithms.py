@@ -74,6 +74,22 @@ def test_every_algorithm_learns_from_attempts(name, group, n_parts, cap):
   assert ((won * valid).sum(-1) == 1).all()
 
 
+@pytest.mark.parametrize('name, group', [('gigpo', 2), ('ppo', 1)])
+def test_the_rate_rises_over_as_many_updates_as_asked(name, group):
+  params, moved = transformer_params(), []
+  for warmup in (2, 200):
+    c = config.defaults()
+    c.rl.algorithm, c.rl.tasks, c.rl.group, c.rl.updates = name, 2, 2, 1
+    c.rl.warmup, c.sampler.capacity = warmup, LENGTH
+    algorithm = algorithms.make(c, CFG)
+    state = algorithm.start(params)
+    for _ in range(2):
+      state, _ = algorithm.update(state, some(group), params, {})
+    moved.append(np.abs(state.params['embed'] - params['embed']).max())
+  # The second update has half of the rate, or a two-hundredth.
+  np.testing.assert_allclose(moved[0], 100 * moved[1], rtol=0.05)
+
+
 def transformer_params():
   return jax.jit(transformer.init, static_argnums=1)(jax.random.key(0), CFG)
 
