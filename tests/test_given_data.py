@@ -94,6 +94,11 @@ def test_a_run_without_weights_ships_its_data(
   assert card['data']['episodes'] == len(shipped) and 'gate' not in card
   assert f'{len(shipped)} real episodes' in (target / 'README.md').read_text()
 
+  # What is taken as shipped may be shipped again.
+  (run.workdir / 'offline.jsonl.gz').unlink()
+  shipping.ship_stage(run)
+  assert trajectories.read_jsonl(target / 'offline.jsonl.gz') == shipped
+
 
 def test_data_does_not_replace_what_weights_were_made_from(
     collect, shipped, tmp_path, monkeypatch):
