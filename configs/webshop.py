@@ -84,6 +84,7 @@ def _adapt(c) -> None:
   c.curriculum.pages, c.curriculum.capacity = 1_350, 8_192
   # Pages by the model, verdicts by the shop's own rules.
   c.dream.world = 'verified'
+  c.dream.halts = True
   c.dream.iterations = 20
   c.real_grpo.is_on = False         # as long as the dream again
   c.real_grpo.max_ratio = 1.0

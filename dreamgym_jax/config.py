@@ -125,8 +125,7 @@ def defaults() -> D:
   c.model.pretrained = ''
   c.model.lora_rank = 0             # of adapters; 0 = all weights are trained
   c.model.D, c.model.N = 128, 4
-  c.model.H, c.model.K, c.model.d = 4, 2, 32
-  c.model.F = 384
+  c.model.H, c.model.K, c.model.d, c.model.F = 4, 2, 32, 384
   c.model.rope_theta = 10_000.0
   c.model.dtype = 'float32'
   c.model.remat = 'none'
@@ -245,6 +244,7 @@ def defaults() -> D:
   # Who dreams: M_exp; 'verified': its pages, judged by the environment's rules;
   # 'prompted': the model that teacher.* names, untrained.
   c.dream.world = 'model'
+  c.dream.halts = False             # a page that was made up ends the episode
 
   # What each RL training may use: it ends with the iteration that passes one.
   c.budget = D()                    # 0 = no limit

@@ -10,6 +10,11 @@ ends the episode as malformed: reward 0, left out of the policy's batch.
 With `Settings.compares` the model says what is compared, and the harness how
 it compares: a `yes` or `no` in R that does not follow from the two names before
 it is put right, and what comes after it is decoded again.
+
+With `Settings.halts` the dream is pessimistic where it knows nothing, as the
+P-MDP of MOReL is (Kidambi et al., arXiv 2005.05951, HALT): a new page that
+differs in several lines and was not retrieved is the model's invention, and
+ends the episode as a failure, in the state UNKNOWN.
 """
 
 from collections.abc import Sequence
@@ -19,7 +24,7 @@ import jax
 import numpy as np
 
 from dreamgym_jax import sampling, types
-from dreamgym_jax.text import actions, prompts
+from dreamgym_jax.text import actions, prompts, states
 
 
 def no_retrieval(
@@ -39,6 +44,7 @@ class Settings(NamedTuple):
   use_reasoning: bool = True
   retry_temperature: float = 0.7
   compares: bool = False    # wrong comparisons in R are put right
+  halts: bool = False       # a page that was made up ends the episode
 
 
 class Row(NamedTuple):
@@ -51,6 +57,7 @@ class Row(NamedTuple):
   demos: Sequence[prompts.Demo] = ()   # shown beside the last action
   steps: int = 0
   number: int = 0           # of the episodes since the last whole reset
+  pages: frozenset[str] = frozenset()  # that the episode has been on
 
 
 class DreamWorld:
@@ -70,7 +77,8 @@ class DreamWorld:
     self._rows: dict[int, Row] = {}
     self._n_begun = 0
     # What a checkpoint keeps: retries draw by it.
-    self.counts = {'resets': 0, 'malformed': 0, 'corrected': 0, 'shown': 0}
+    self.counts = {'resets': 0, 'malformed': 0, 'corrected': 0, 'shown': 0,
+                   'halted': 0}
     # What was put right of each row's last answer: its beginning.
     self._begun: dict[int, list[int]] = {}
 
@@ -126,7 +134,8 @@ class DreamWorld:
     inputs = [self._ask(row, a, d)
               for row, a, d in zip(now, actions_, demos, strict=True)]
     for r, row, d in zip(rows, now, demos, strict=True):
-      self._rows[r] = row._replace(seen=row.state, demos=d)
+      self._rows[r] = row._replace(
+          seen=row.state, demos=d, pages=row.pages | {states.body(row.state)})
     full = types.Observation('', done=True, is_malformed=True,
                              reasoning='the stream is full')
     fits = [i for i, r in enumerate(rows) if self._sampler.fits(
@@ -227,10 +236,21 @@ class DreamWorld:
       return types.Observation(
           row.state, done=True, is_malformed=True, reasoning=str(error))
     self.counts['shown'] += answer.is_shown
+    if self._settings.halts and _is_made_up(answer, row, action):
+      self.counts['halted'] += 1
+      return types.Observation(
+          states.UNKNOWN, done=True, reasoning=answer.reasoning)
     _, win, _ = np.exp(turn.watch)
     return types.Observation(
         answer.next_state, answer.reward, answer.done, answer.is_invalid,
         answer.reasoning, success_prob=float(win))
+
+
+def _is_made_up(answer: prompts.Answer, row: Row, action: str) -> bool:
+  """Whether a next state is neither a small change, nor shown, nor known."""
+  edit = states.diff(row.state, answer.next_state, actions.argument(action))
+  return ('\n' in edit and not answer.is_shown
+          and states.body(answer.next_state) not in row.pages)
 
 
 class Proposal(NamedTuple):

@@ -21,6 +21,7 @@ import numpy as np
 
 from dreamgym_jax import types
 from dreamgym_jax.models import encoder, sharding
+from dreamgym_jax.text import states
 
 _EMPTY, _ANY, _UNKNOWN = -1, -1, -2   # ids of rows, and of queries
 _log = logging.getLogger(__name__)
@@ -215,13 +216,14 @@ Admit = Callable[[types.Episode, types.Transition], bool]
 
 
 def make_admission(threshold: float = 0.9) -> Admit:
-  """The default rule: no crash, no malformed dream, no wavering verdict.
+  """The default rule: no crash, nothing malformed or unknown, no wavering.
 
   A dreamed transition is admitted if P(success) is at least `threshold` or at
   most 1 - threshold; -1 is a verdict by rule and not by dream.
   """
   def admit(episode: types.Episode, transition: types.Transition) -> bool:
-    if episode.is_malformed or episode.error:
+    if (episode.is_malformed or episode.error
+        or transition.next_state == states.UNKNOWN):
       return False
     p = transition.success_prob
     return (episode.source != types.DREAMED or p < 0
@@ -379,9 +381,8 @@ class Replay:
                         f'{self._bank.key_MxE.shape}')
     self._clear(*key_MxE.shape)
     for saved in state['host']['rows']:
-      fields = {k: v for k, v in saved.items() if k != 'row'}
-      fields['transition'] = types.Transition(**saved['transition'])
-      entry, row = Entry(**fields), saved['row']
+      fields = {**saved, 'transition': types.Transition(**saved['transition'])}
+      row, entry = fields.pop('row'), Entry(**fields)
       self._put(row, entry, _digest(entry), key_MxE[row])
     self._free = [r for r, e in enumerate(self._entries) if e is None]
     self._index.update(self._bank, range(len(self._entries)))

@@ -97,6 +97,21 @@ def test_consistency_rates():
   json.dumps(got.to_json(), allow_nan=False)
 
 
+def test_what_the_dream_broke_off_at_is_not_compared():
+  halt = step(states.UNKNOWN, done=True)
+  dreamed = episode(step(), halt, source='dreamed')
+  lost = episode(halt, source='dreamed')
+  same, other = (episode(step(page), step()) for page in (FILLED, PAGE))
+  got = fidelity.consistency([
+      (dreamed, same), (dreamed, other), (lost, same),
+      (episode(step(), end(1.), source='dreamed'), episode(step(), end(1.)))])
+  assert got.equal_steps == (3, 4) and got.n_halted == 3
+  assert got.equal_episodes == got.equal_success == (1, 1)
+  assert got.divergence['none'] == 3 and got.divergence['state'] == 1
+  assert got.to_json()['n_halted'] == 3
+  assert fidelity.is_halted(lost) and not fidelity.is_halted(same)
+
+
 def test_partings_are_counted_by_what_was_done():
   typed, clicked = step(), end(1.)
   found = step('[1] link: a', action='click [2]')

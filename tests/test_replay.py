@@ -1,5 +1,6 @@
 """Leak rule, eviction, exact against numpy, ScaNN against exact, resume."""
 
+import dataclasses
 import json
 import logging
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from dreamgym_jax import replay
 from dreamgym_jax.models import encoder
+from dreamgym_jax.text import states
 from dreamgym_jax.types import Episode, Task, Transition
 
 E = 64
@@ -177,6 +179,9 @@ def test_default_admission():
   store.add([_episode([_step('m')], source='dreamed', is_malformed=True),
              _episode([_step('e')], error='time-out')])
   assert len(store) == 4
+  halt = dataclasses.replace(_step('h'), next_state=states.UNKNOWN)
+  store.add([_episode([_step('g'), halt], source='dreamed')])
+  assert _states(store)[4:] == ['g']
   nothing = _store(admit=lambda episode, transition: False)
   assert nothing.add(_episodes(2))['rejected'] == 6 and len(nothing) == 0
 

@@ -13,6 +13,7 @@ state and `done` agree and 1 if not: eps_P is the share that disagrees.
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -45,20 +46,21 @@ class HorizonRow:
 class Consistency:
   """Dreamed episodes against the real outcome of the same actions."""
 
-  equal_success: gate.Rate   # of replayed episodes
+  equal_success: gate.Rate   # of replayed episodes that were not halted
   equal_steps: gate.Rate     # of steps up to the shorter of the two
-  equal_episodes: gate.Rate  # nothing ever differs
+  equal_episodes: gate.Rate  # nothing ever differs, of those not halted
   wins_kept: gate.Rate       # also won in the real world, of dreamed wins
   divergence: dict[str, int]  # first difference -> episodes
   partings: dict[str, int]   # kind of action that first differs -> episodes
   n_errors: int              # replays the real world failed on; left out
+  n_halted: int = 0          # the dream broke off: judged by their steps alone
 
   def to_json(self) -> dict:
     rates = {name: getattr(self, name).to_json() for name in (
         'equal_success', 'equal_steps', 'equal_episodes', 'wins_kept')}
     return rates | {'divergence': dict(self.divergence),
                     'partings': dict(self.partings),
-                    'n_errors': self.n_errors}
+                    'n_errors': self.n_errors, 'n_halted': self.n_halted}
 
 
 class Unforeseen(NamedTuple):
@@ -179,6 +181,21 @@ def unforeseen(pairs: Sequence[gate.StepPair]) -> dict[str, Unforeseen]:
           for kind in sorted(kinds, key=lambda k: (-len(kinds[k]), k))}
 
 
+def is_halted(dreamed: Episode) -> bool:
+  """Whether the dream broke the episode off, knowing no more."""
+  steps = dreamed.transitions
+  return bool(steps) and steps[-1].next_state == states.UNKNOWN
+
+
+def _claimed(dreamed: Episode, real: Episode) -> tuple[Episode, Episode]:
+  """Both, up to where the dream broke off, if it did."""
+  if not is_halted(dreamed):
+    return dreamed, real
+  n = len(dreamed.transitions) - 1
+  return (dataclasses.replace(dreamed, transitions=dreamed.transitions[:n]),
+          dataclasses.replace(real, transitions=real.transitions[:n]))
+
+
 def _divergence(d: Transition, r: Transition) -> str:
   if d.is_invalid != r.is_invalid:
     return INVALIDITY
@@ -193,10 +210,12 @@ def consistency(pairs: Sequence[tuple[Episode, Episode]]) -> Consistency:
   """World-to-real consistency of (dreamed episode, its real replay) pairs.
 
   The real episode is made of the dreamed one's actions on the same task, up
-  to where either ends (Word2World, arXiv 2512.18832). Raises ValueError where
-  a replay acted otherwise.
+  to where either ends (Word2World, arXiv 2512.18832). What a halted dream broke
+  off at claims nothing and is not compared. Raises ValueError where a replay
+  acted otherwise.
   """
-  kept = [(d, r) for d, r in pairs if not r.error]
+  kept = [_claimed(d, r) for d, r in pairs if not r.error]
+  whole = [not is_halted(d) for d, r in pairs if not r.error]
   for d, r in kept:
     for t, (x, y) in enumerate(
         zip(d.transitions, r.transitions, strict=False)):
@@ -211,16 +230,18 @@ def consistency(pairs: Sequence[tuple[Episode, Episode]]) -> Consistency:
            for x, y in zip(d.transitions, r.transitions, strict=False)]
   won = [r.success for d, r in kept if d.success]
   counts = collections.Counter(kind for kind, _ in firsts)
+  ended = list(itertools.compress(zip(kept, firsts, strict=True), whole))
   return Consistency(
       equal_success=gate.Rate(
-          sum(d.success == r.success for d, r in kept), len(kept)),
+          sum(d.success == r.success for (d, r), _ in ended), len(ended)),
       equal_steps=gate.Rate(sum(steps), len(steps)),
-      equal_episodes=gate.Rate(counts[NONE], len(kept)),
+      equal_episodes=gate.Rate(
+          sum(kind == NONE for _, (kind, _) in ended), len(ended)),
       wins_kept=gate.Rate(sum(won), len(won)),
       divergence={kind: counts[kind] for kind in (
           NONE, STATE, DONE, FALSE_WIN, MISSED_WIN, INVALIDITY)},
       partings=dict(partings.most_common()),
-      n_errors=len(pairs) - len(kept))
+      n_errors=len(pairs) - len(kept), n_halted=len(kept) - len(ended))
 
 
 def confusion(dreamed_N: np.ndarray, real_N: np.ndarray) -> dict[str, int]:

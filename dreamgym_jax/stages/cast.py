@@ -109,7 +109,7 @@ class Cast:
     c = self.run.config
     settings = experience.Settings(
         c.env.max_steps, c.experience.max_new, c.experience.use_reasoning,
-        compares=c.experience.compares)
+        compares=c.experience.compares, halts=c.dream.halts)
     return experience.DreamWorld(
         params, sampler, self.prompt, retrieve, settings, key)
 

@@ -22,6 +22,7 @@ from dreamgym_jax import (
     sampling,
     types,
 )
+from dreamgym_jax.audit import fidelity
 from dreamgym_jax.envs import budget
 from dreamgym_jax.models import lora, serving
 from dreamgym_jax.stages import algorithms, judge, spending, tasks
@@ -226,6 +227,8 @@ def _iterate(
   metrics |= {
       'success': float(won[valid].mean()) if valid.any() else 0.0,
       'malformed_share': float(1 - valid.mean()),
+      'halted_share': float(np.mean(
+          [fidelity.is_halted(a.episode) for a in attempts])),
       'invalid_share': sum(a.n_invalid for a in attempts) / n_steps,
       'reply_tokens': float(np.mean([a.is_written_T.sum()
                                      for a in attempts])),

@@ -16,7 +16,8 @@ _NAMES = {
     'real_clock': 'real GRPO, equal time'}
 _WARNINGS = ('entropy', 'kl', 'approx_kl', 'clip_share', 'ratio_max',
              'logp_mismatch', 'zero_variance_share', 'invalid_share',
-             'malformed_share', 'reply_tokens', 'synthetic_share')
+             'malformed_share', 'halted_share', 'reply_tokens',
+             'synthetic_share')
 _STAGES = ('collect', 'base', 'experience', 'warmup', 'gate', 'dream',
            'transfer', 'real_grpo', 'evaluate', 'audit')
 

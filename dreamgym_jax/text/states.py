@@ -10,7 +10,7 @@ textboxes, textareas and status lines ` = value` (nothing after the sign when
 empty), for lists also ` options a ; b`, for tabs ` selected`, for headers
 ` expanded`. Ids count from 1 down the page. A notice that belongs to no
 element, such as INVALID, is a first line `! ...`. The state after the end of an
-episode is OVER.
+episode is OVER, or UNKNOWN where a dream breaks off since it knows no more.
 
 An edit is what changed between two states; `apply(old, diff(old, new)) == new`
 for every pair of states:
@@ -30,6 +30,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 OVER = 'over'
+UNKNOWN = '! unknown'
 INVALID = '! invalid action'
 SAME = 'same'
 # Roles that hold a value, and the marks that say a role's other states.
