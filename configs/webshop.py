@@ -73,9 +73,9 @@ def _adapt(c) -> None:
   c.gate.unforeseen = 0.8
   c.rl.temperature = 0.7
   c.rl.max_new = 64
-  # An episode is lost by one wrong word of a hundred that were drawn: what
-  # other attempts did on the same page tells which, its outcome hardly.
-  c.rl.algorithm, c.rl.advantage, c.rl.step_weight = 'gigpo', 'mean', 10.0
+  # An episode is lost by one wrong word of a hundred that were drawn, and which
+  # its outcome hardly tells: what was won is right from end to end.
+  c.rl.algorithm = 'raft'
   c.rl.lr, c.rl.warmup = 4e-4, 20   # Adam's first updates are mostly noise
   c.transfer.optimizer = 'kept'     # else S2R would end within its warm-up
   # By tokens, lost episodes, which are long, would be most of a batch.
@@ -85,7 +85,7 @@ def _adapt(c) -> None:
   # Pages by the model, verdicts by the shop's own rules.
   c.dream.world = 'verified'
   c.dream.halts = True
-  c.dream.iterations = 20
+  c.dream.iterations = 30
   c.real_grpo.is_on = False         # as long as the dream again
   c.real_grpo.max_ratio = 1.0
   c.evaluate.pages = 100

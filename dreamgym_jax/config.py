@@ -209,7 +209,7 @@ def defaults() -> D:
   c.curriculum.temperature, c.curriculum.max_new = 0.8, 160
 
   c.rl = D()                        # in any world
-  c.rl.algorithm = 'grpo'           # or 'gigpo', 'ppo', 'dpo'
+  c.rl.algorithm = 'grpo'           # or 'gigpo', 'raft', 'ppo', 'dpo'
   c.rl.tasks = 20                   # J; PPO: clusters of tasks
   c.rl.group = 8                    # G; PPO plays J * G tasks once each
   c.rl.lr, c.rl.warmup = 4e-4, 2     # updates until the rate is whole
@@ -309,7 +309,7 @@ _CHOICES = {
     'model.remat': ('none', 'dots', 'block'),
     'sampler.buckets': ('fine', 'coarse'),
     'replay.encoder': ('hash', 'minilm'),
-    'rl.algorithm': ('grpo', 'gigpo', 'ppo', 'dpo'),
+    'rl.algorithm': ('grpo', 'gigpo', 'raft', 'ppo', 'dpo'),
     'transfer.optimizer': ('fresh', 'kept'),
     'transfer.reference': ('dream', 'warmup'),
     'rl.advantage': ('std', 'mean'), 'rl.level': ('turn', 'token'),

@@ -48,7 +48,7 @@ def test_rewards_are_the_outcome_less_one_penalty_where_it_was_earned():
 
 @pytest.mark.parametrize('name, group, n_parts, cap', [
     ('grpo', 2, 1, 0), ('gigpo', 2, 1, 0), ('dpo', 2, 1, 0), ('ppo', 1, 1, 0),
-    ('grpo', 2, 2, 1.5), ('ppo', 1, 2, 1.5)])
+    ('raft', 2, 1, 0), ('grpo', 2, 2, 1.5), ('ppo', 1, 2, 1.5)])
 def test_every_algorithm_learns_from_attempts(name, group, n_parts, cap):
   c = config.defaults()
   c.rl.accumulate, c.rl.importance_cap = n_parts, float(cap)

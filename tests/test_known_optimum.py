@@ -15,7 +15,7 @@ import pytest
 
 from dreamgym_jax import advantages, learner
 from dreamgym_jax.data import batches
-from dreamgym_jax.learners import dpo, gigpo, grpo, ppo
+from dreamgym_jax.learners import dpo, gigpo, grpo, ppo, raft
 from dreamgym_jax.models import transformer
 
 CFG = transformer.ModelConfig(V=16, D=16, N=1, H=2, K=1, d=8, F=32)
@@ -133,6 +133,18 @@ def use_grpo(advantage):
   return learner.init_state(init_params(), adam()), update
 
 
+def use_raft():
+  def update(state, played, n):
+    tokens, is_action, logp, *_ = zip(*played, strict=True)
+    won_JxG = group_rewards(played, n)
+    data = raft.raft_streams(
+        tokens, is_action, logp, won_JxG, won_JxG, np.ones_like(won_JxG))
+    return updated(state, batches.pack_evenly(
+        data.streams, ROWS, LENGTH, POSITIONS), grpo_step())
+
+  return learner.init_state(init_params(), adam()), update
+
+
 def use_gigpo():
   def update(state, played, n):
     won_JxG = group_rewards(played, n)
@@ -178,8 +190,8 @@ def train(world, n_prompts, learner_, iterations):
 @pytest.mark.parametrize('make', [
     lambda: use_grpo(advantages.group_advantage),
     lambda: use_grpo(advantages.centred_advantage),
-    lambda: use_ppo(advantages.token_level(1.0, 1.0)),
-], ids=['grpo', 'mean-only', 'ppo'])
+    use_raft, lambda: use_ppo(advantages.token_level(1.0, 1.0)),
+], ids=['grpo', 'mean-only', 'raft', 'ppo'])
 def test_bandit(make):
   rates, _ = train(bandit, 4, make(), iterations=60)
   assert np.mean(rates[:3]) < 0.3
@@ -187,8 +199,8 @@ def test_bandit(make):
 
 
 @pytest.mark.parametrize('make', [
-    lambda: use_grpo(advantages.group_advantage), use_gigpo,
-], ids=['grpo', 'gigpo'])
+    lambda: use_grpo(advantages.group_advantage), use_gigpo, use_raft,
+], ids=['grpo', 'gigpo', 'raft'])
 def test_two_step_world(make):
   rates, _ = train(two_steps, 2, make(), iterations=60)
   assert np.mean(rates[:3]) < 0.15

@@ -22,7 +22,7 @@ from dreamgym_jax import (
     types,
 )
 from dreamgym_jax.data import batches
-from dreamgym_jax.learners import dpo, gigpo, grpo, importance, ppo
+from dreamgym_jax.learners import dpo, gigpo, grpo, importance, ppo, raft
 from dreamgym_jax.models import encoder, lora, sharding, transformer
 from dreamgym_jax.text import states
 
@@ -126,6 +126,11 @@ def _gigpo(c, cfg) -> Algorithm:
   return _by_groups(c, cfg, streams)
 
 
+def _raft(c, cfg) -> Algorithm:
+  return _by_groups(c, cfg, lambda p: raft.raft_streams(
+      *p.tokens, p.reward_JxG, p.success_JxG, p.valid_JxG))
+
+
 def _by_groups(
     c, cfg, make_data: Callable[[Played], grpo.GrpoData]
 ) -> Algorithm:
@@ -214,7 +219,8 @@ def _ppo(c, cfg) -> Algorithm:
       lambda params: ppo.init_state(params, policy, critic), update, groups)
 
 
-_ALGORITHMS = {'grpo': _grpo, 'gigpo': _gigpo, 'ppo': _ppo, 'dpo': _dpo}
+_ALGORITHMS = {'grpo': _grpo, 'gigpo': _gigpo, 'raft': _raft, 'ppo': _ppo,
+               'dpo': _dpo}
 
 
 def _optimizer(c, lr: float) -> optax.GradientTransformation:
