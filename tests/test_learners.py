@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dreamgym_jax import advantages, learner
 from dreamgym_jax.data import batches
-from dreamgym_jax.learners import dpo, gigpo, grpo, importance, ppo
+from dreamgym_jax.learners import dpo, gigpo, grpo, importance, ppo, raft
 from dreamgym_jax.models import transformer
 
 CFG = transformer.ModelConfig(V=16, D=16, N=1, H=2, K=1, d=8, F=32)
@@ -231,6 +231,21 @@ def test_a_sampler_that_errs_is_put_right_once_by_the_cap():
   close(m['logp_mismatch'], error_P[used].mean(), rtol=1e-5)
   close(m['mismatch_2xL'].sum(-1), [error_P.sum(), used.sum()], rtol=1e-5)
   assert (m['mismatch_2xL'][1] > 0).all()
+
+
+def test_raft_streams_are_the_wins_of_groups_that_vary():
+  tokens = [np.array([1, 2 + i]) for i in range(9)]
+  written, logp = [np.array([False, True])] * 9, [np.zeros(2)] * 9
+  reward = np.array([[1, 0.9, -0.1], [1, 1, 1], [1, 0, 1]])
+  success = reward > 0
+  valid = np.ones_like(success)
+  valid[2, 2] = False        # a malformed win is none
+  data = raft.raft_streams(tokens, written, logp, reward, success, valid)
+  assert [s.tokens.tolist() for s in data.streams] == [[1, 2], [1, 3], [1, 8]]
+  close([s.adv[1] for s in data.streams], [1, 0.9, 1])
+  assert data.is_used_JxG.tolist() == [
+      [True, True, False], [False] * 3, [True, False, False]]
+  assert data.zero_variance_share == pytest.approx(1 / 3)
 
 
 def test_gigpo_streams_by_hand():
