@@ -5,25 +5,31 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from scripted import (
+    AGAINST_ITSELF,
+    CHANGES,
+    FILLED,
+    GOAL,
+    LOSE,
+    PAGE,
+    RUBBISH,
+    SETTINGS,
+    TASK,
+    WIN,
+    Scripted,
+    make,
+    make_prompts,
+    one,
+)
 
 from dreamgym_jax import experience, sampling, types
 from dreamgym_jax.models import transformer
 from dreamgym_jax.text import prompts, states
-from dreamgym_jax.text import tokenizer as tokenizers
-
-PAGE = '[1] textbox: =\n[2] button: Submit'
-FILLED = PAGE.replace('=', '= vina')
-GOAL = 'Enter "vina" into the text field and press Submit.'
-TASK = types.Task('enter-text', 0, GOAL, PAGE)
-SETTINGS = experience.Settings(max_steps=4, max_new=24,
-                               retry_temperature=0.7)
 
 
 @pytest.fixture(scope='module')
 def prompt():
-  text = [PAGE, GOAL, 'fill [1] vina click [2] karrie press nothing changes',
-          'page same over invalid = need have yes no none'] * 3
-  return prompts.Prompts(tokenizers.train(text, 420))
+  return make_prompts()
 
 
 def test_an_untrained_model_writes_no_foreign_tags(prompt):
@@ -47,71 +53,6 @@ def test_an_untrained_model_writes_no_foreign_tags(prompt):
   assert len(written) >= 4
   assert not any(set(t.tokens.tolist()) & {*prompt.dream_barred}
                  for t in written)
-
-
-class Scripted:
-  """Answers with what it is told to, and remembers what it was asked."""
-
-  def __init__(self, prompt, answers):
-    """answers: (reasoning, edit, flag) one after the other, or raw ids."""
-    self.prompt, self.answers = prompt, list(answers)
-    self.calls, self.undone, self.started = [], [], []
-    self.stream = {}
-
-  def start(self, n):
-    self.started.append(n)
-    self.stream = {r: [] for r in range(n)}
-    self.last = {}
-
-  def fits(self, row, n):
-    return True
-
-  def fill(self, row):
-    return len(self.stream[row])
-
-  def turn(self, params, rows, inputs, **kw):
-    self.calls.append({
-        'rows': list(rows), 'inputs': [*map(list, inputs)], **kw})
-    turns = []
-    for row, given in zip(rows, inputs, strict=True):
-      self.last[row] = (len(self.stream[row]) + len(given) - 1, given[-1])
-      answer = self.answers.pop(0)
-      if isinstance(answer, tuple):
-        reasoning, edit, flag = answer
-        tok = self.prompt.tok
-        answer = [*tok.encode(reasoning), tok.tag['edit'], *tok.encode(edit),
-                  tok.tag[flag]]
-      self.stream[row] += [*given, *answer]
-      turns.append(sampling.Turn(
-          np.array(answer, np.int32), np.zeros(len(answer), np.float32), True,
-          np.log(np.array([0.2, 0.7, 0.1], np.float32))))
-    return turns
-
-  def undo(self, rows):
-    self.undone.append(list(rows))
-    for row in rows:
-      del self.stream[row][self.last[row][0]:]
-    return [self.last[row][1] for row in rows]
-
-
-CHANGES = ('changes', '[1] typed', 'cont')
-WIN = ('need vina have vina yes', 'over', 'win')
-LOSE = ('need vina have none no', 'over', 'lose')
-AGAINST_ITSELF = ('need vina have none no', 'over', 'win')
-RUBBISH = ('changes', 'rubbish', 'cont')
-
-
-def make(prompt, answers, settings=SETTINGS, n=1, retrieve=None):
-  sampler = Scripted(prompt, answers)
-  dream = experience.DreamWorld(
-      {}, sampler, prompt, retrieve or experience.no_retrieval, settings,
-      jax.random.key(0))
-  assert dream.reset([TASK] * n) == [TASK] * n
-  return dream, sampler
-
-
-def one(dream, action):
-  return dream.step([0], [action])[0]
 
 
 def test_a_dreamed_step_is_what_the_model_wrote(prompt):
@@ -335,48 +276,6 @@ def test_a_row_is_the_same_alone_and_in_a_batch(prompt, model):
     alone = real_dream(prompt, model)
     alone.reset(TASKS)
     assert dreamed(alone, [row])[row] == together[row]
-
-
-MADE_UP = '[1] = a\n[2] button: karrie'
-THERE = '[1] textbox: = a\n[2] button: karrie'
-
-
-def test_a_page_that_was_made_up_ends_the_episode(prompt):
-  dream, _ = make(prompt, [('changes', MADE_UP, 'cont')],
-                  SETTINGS._replace(halts=True))
-  seen = one(dream, 'click [2]')
-  assert seen[:5] == (states.UNKNOWN, 0.0, True, False, 'changes')
-  assert not seen.is_malformed and seen.success_prob == -1
-  assert dream.counts['halted'] == 1
-  dream, _ = make(prompt, [('changes', MADE_UP, 'cont')])
-  assert one(dream, 'click [2]')[:3] == (THERE, 0.0, False)
-
-
-def test_what_is_small_or_retrieved_or_known_goes_on(prompt):
-  back = states.diff(THERE, FILLED)
-  assert '\n' in back
-  demo = prompts.Demo('click [2]', 'button: Submit', MADE_UP, 0.0, False, True)
-  dream, _ = make(
-      dataclasses.replace(prompt, refers=True),
-      [CHANGES, ('changes', 'shown', 'cont'), ('changes', back, 'cont'),
-       ('changes', MADE_UP, 'cont')],
-      SETTINGS._replace(halts=True, max_steps=9), retrieve=lambda *a: [[demo]])
-  seen = [one(dream, 'fill [1] vina'),
-          *(one(dream, 'click [2]') for _ in range(3))]
-  assert [o.state for o in seen] == [FILLED, THERE, FILLED, THERE]
-  assert not any(o.done for o in seen) and not dream.counts['halted']
-
-
-def test_a_halted_row_can_be_put_on_the_real_page(prompt):
-  """As the gate does: the stream then tells M_exp what it did not know."""
-  dream, sampler = make(prompt, [('changes', MADE_UP, 'cont'), CHANGES],
-                        SETTINGS._replace(halts=True))
-  one(dream, 'click [2]')
-  dream.follow([0], [FILLED])
-  dream.step([0], ['fill [1] vina'])
-  assert sampler.calls[1]['inputs'][0][:8] == prompt.observe(
-      PAGE, FILLED)[:8]
-
 
 def test_a_full_stream_ends_one_episode_and_not_the_run(prompt, model):
   dream = real_dream(prompt, model)
