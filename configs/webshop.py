@@ -68,8 +68,7 @@ def _adapt(c) -> None:
   # many passes.
   c.warmup.demos, c.warmup.epochs = 100, 1
   c.gate.pages = 60                 # of 30, a second win more would refuse
-  # A list of results that is invented belongs to another shop; an episode goes
-  # on there to be lost, as it mostly would in the shop.
+  # Of next states that nothing tells; the others end the episode (dream.halts).
   c.gate.unforeseen = 0.8
   c.rl.temperature = 0.7
   c.rl.max_new = 64
@@ -82,9 +81,9 @@ def _adapt(c) -> None:
   c.rl.aggregate = 'sequence'
   # Not the demonstrated goals alone, and room for generated ones.
   c.curriculum.pages, c.curriculum.capacity = 1_350, 8_192
-  # Pages by the model, verdicts by the shop's own rules.
-  c.dream.world = 'verified'
-  c.dream.halts = True
+  # Pages by the model, verdicts by the shop's own rules; a list of results that
+  # was made up would be of another shop.
+  c.dream.world, c.dream.halts = 'verified', True
   c.dream.iterations = 30
   c.real_grpo.is_on = False         # as long as the dream again
   c.real_grpo.max_ratio = 1.0

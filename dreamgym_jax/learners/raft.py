@@ -3,8 +3,8 @@
 Rejection sampling as reinforcement: advantage 1 for what succeeded (Dong et
 al., arXiv 2304.06767), with the ratio clipped and groups without a failure or
 without a success left out (RAFT++ and Reinforce-Rej; Xiong et al., arXiv
-2504.11343). Nothing is unlearned, so that it stands rates at which a policy
-with few wins forgets under GRPO. The update is `learner.make_grpo_step`.
+2504.11343). No token is pushed down, so that a small policy does not forget on
+the way. The update is `learner.make_grpo_step`.
 """
 
 import itertools
