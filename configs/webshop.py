@@ -8,8 +8,8 @@ and test differ.
   python -m dreamgym_jax.main --config=configs/webshop.py
 
 Sizes (2 CPU cores, 24 GiB; measured figures are in README.md and docs/LOG.md):
-  tiny     1.0M parameters from the shipped experience model and policy. Not
-           timed as a whole on two cores.
+  tiny     1.0M parameters from the shipped experience model and policy (16
+           minutes on two cores of a Xeon).
   scratch  the same from nothing: collects, trains the tokenizer, the base,
            the experience model and the policy first (one core: two hours to
            the end of the gate).
