@@ -48,6 +48,8 @@ def _smoke(c: config.D) -> None:
   """A model of no use; ends in under three minutes."""
   _brief(c)
   c.collect.pages = 6
+  if c.tokenizer.vocab_size > 1_024:    # whole words, here in many tokens
+    c.batch.length = c.batch.positions = c.sampler.capacity
   c.tokenizer.vocab_size = 400
   c.tokenizer.phrases = min(c.tokenizer.phrases, 40)    # for which it has room
   c.model.D, c.model.N, c.model.F = 32, 2, 64
