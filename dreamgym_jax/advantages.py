@@ -24,6 +24,20 @@ def centred_advantage(
   return _centre(reward_JxG, valid_JxG)[0]
 
 
+def win_advantage(
+    reward_JxG: jax.Array, valid_JxG: jax.Array | None = None
+) -> jax.Array:
+  """A = r of the valid rollouts whose reward is positive; 0 for the others.
+
+  Nothing is compared: RAFT (arXiv 2304.06767) learns from what was won.
+  """
+  reward_JxG = jnp.asarray(reward_JxG, jnp.float32)
+  is_won_JxG = reward_JxG > 0
+  if valid_JxG is not None:
+    is_won_JxG &= jnp.asarray(valid_JxG) > 0
+  return jnp.where(is_won_JxG, reward_JxG, 0)
+
+
 def group_advantage(
     reward_JxG: jax.Array,
     valid_JxG: jax.Array | None = None,

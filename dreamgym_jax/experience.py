@@ -248,9 +248,10 @@ class DreamWorld:
 
 def _is_made_up(answer: prompts.Answer, row: Row, action: str) -> bool:
   """Whether a next state is neither a small change, nor shown, nor known."""
-  edit = states.diff(row.state, answer.next_state, actions.argument(action))
-  return ('\n' in edit and not answer.is_shown
-          and states.body(answer.next_state) not in row.pages)
+  if answer.is_shown or states.body(answer.next_state) in row.pages:
+    return False
+  return '\n' in states.diff(
+      row.state, answer.next_state, actions.argument(action))
 
 
 class Proposal(NamedTuple):

@@ -277,6 +277,7 @@ def test_a_row_is_the_same_alone_and_in_a_batch(prompt, model):
     alone.reset(TASKS)
     assert dreamed(alone, [row])[row] == together[row]
 
+
 def test_a_full_stream_ends_one_episode_and_not_the_run(prompt, model):
   dream = real_dream(prompt, model)
   dream.reset(TASKS)

@@ -120,7 +120,7 @@ def updated(state, packed, step):
   return state
 
 
-def use_grpo(advantage):
+def use_grpo(advantage, select=lambda data: data):
   def update(state, played, n):
     tokens, is_action, logp, *_ = zip(*played, strict=True)
     won_JxG = group_rewards(played, n)
@@ -128,21 +128,13 @@ def use_grpo(advantage):
         tokens, is_action, logp, won_JxG, won_JxG, np.ones_like(won_JxG),
         advantage)
     return updated(state, batches.pack_evenly(
-        data.streams, ROWS, LENGTH, POSITIONS), grpo_step())
+        select(data).streams, ROWS, LENGTH, POSITIONS), grpo_step())
 
   return learner.init_state(init_params(), adam()), update
 
 
 def use_raft():
-  def update(state, played, n):
-    tokens, is_action, logp, *_ = zip(*played, strict=True)
-    won_JxG = group_rewards(played, n)
-    data = raft.raft_streams(
-        tokens, is_action, logp, won_JxG, won_JxG, np.ones_like(won_JxG))
-    return updated(state, batches.pack_evenly(
-        data.streams, ROWS, LENGTH, POSITIONS), grpo_step())
-
-  return learner.init_state(init_params(), adam()), update
+  return use_grpo(advantages.win_advantage, raft.only_wins)
 
 
 def use_gigpo():

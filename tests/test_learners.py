@@ -240,7 +240,8 @@ def test_raft_streams_are_the_wins_of_groups_that_vary():
   success = reward > 0
   valid = np.ones_like(success)
   valid[2, 2] = False        # a malformed win is none
-  data = raft.raft_streams(tokens, written, logp, reward, success, valid)
+  data = raft.only_wins(grpo.grpo_streams(
+      tokens, written, logp, reward, success, valid, advantages.win_advantage))
   assert [s.tokens.tolist() for s in data.streams] == [[1, 2], [1, 3], [1, 8]]
   close([s.adv[1] for s in data.streams], [1, 0.9, 1])
   assert data.is_used_JxG.tolist() == [

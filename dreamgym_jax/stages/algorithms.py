@@ -127,8 +127,9 @@ def _gigpo(c, cfg) -> Algorithm:
 
 
 def _raft(c, cfg) -> Algorithm:
-  return _by_groups(c, cfg, lambda p: raft.raft_streams(
-      *p.tokens, p.reward_JxG, p.success_JxG, p.valid_JxG))
+  return _by_groups(c, cfg, lambda p: raft.only_wins(grpo.grpo_streams(
+      *p.tokens, p.reward_JxG, p.success_JxG, p.valid_JxG,
+      advantages.win_advantage)))
 
 
 def _by_groups(
